@@ -1,0 +1,94 @@
+"""Probes and metrics over HTTP: /startupz, /readyz, /livez, /metrics.
+
+Starlette on uvicorn, on a socket that is already bound. uvicorn must not take over signals: SIGTERM
+is the drain's, and the admin listener closes last, so that the drain can be watched to its end.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mailflow.observe.metrics import Metrics
+from mailflow.observe.nursery import Nursery
+
+STOP_S = 2.0
+
+
+@dataclass(slots=True)
+class Health:
+    """What the probes tell; written by the supervisor."""
+
+    is_started: bool = False
+    is_draining: bool = False
+
+    def unready_reason(self) -> str | None:
+        """Give why no traffic should come, None where it should."""
+        if not self.is_started:
+            return "starting"
+        return "draining" if self.is_draining else None
+
+
+class _QuietServer(uvicorn.Server):
+    """uvicorn without its signal handlers."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class AdminServer:
+    """The admin listener of one process. `refresh` is called before metrics are rendered, for gauges that are read."""
+
+    def __init__(self, health: Health, metrics: Metrics, *, refresh: Callable[[], None] = lambda: None) -> None:
+        self._health = health
+        self._metrics = metrics
+        self._refresh = refresh
+        routes = [
+            Route("/startupz", self._startupz),
+            Route("/readyz", self._readyz),
+            Route("/livez", self._livez),
+            Route("/metrics", self._render_metrics),
+        ]
+        config = uvicorn.Config(
+            Starlette(routes=routes), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1
+        )
+        self._server = _QuietServer(config)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, sock: socket.socket, nursery: Nursery) -> None:
+        """Serve on a bound socket in a task of the nursery."""
+        self._task = nursery.start(self._server.serve(sockets=[sock]), name="admin")
+
+    async def stop(self) -> None:
+        """Close the listener; whoever still reads has two seconds."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=STOP_S)
+
+    async def _startupz(self, request: Request) -> Response:
+        return _probe(None if self._health.is_started else "starting")
+
+    async def _readyz(self, request: Request) -> Response:
+        return _probe(self._health.unready_reason())
+
+    async def _livez(self, request: Request) -> Response:
+        return _probe(None)  # that it is answered shows that the loop turns
+
+    async def _render_metrics(self, request: Request) -> Response:
+        self._refresh()
+        body, content_type = self._metrics.render()
+        return Response(body, media_type=content_type)
+
+
+def _probe(reason: str | None) -> Response:
+    if reason is None:
+        return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)

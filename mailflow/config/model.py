@@ -1,0 +1,304 @@
+"""The keys: every one with its default, unit, range and meaning. This is the only list of them.
+
+Attribute names are the names in the file. Defaults are written as the file would write them and
+pass the same checks. `mailflow config-reference`, docs/configuration.md and the text of faults are
+made from this module, so a key that is not here does not exist, and a key that is here works.
+Checks that span tables are in contradiction.py.
+"""
+
+import ssl
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from mailflow.config import value as v
+
+MAX_DURATION_S = 86400
+MAX_BYTES = 1 << 40
+
+
+def declare(
+    default: Any,
+    description: str,
+    *,
+    allowed: str = "",
+    unit: str = "",
+    at_least: float | None = None,
+    at_most: float | None = None,
+    example: Any = None,
+    **constraints: Any,
+) -> Any:
+    """Declare a key. `allowed` is derived from the bounds where they say it all; `...` as default means required."""
+    if at_least is not None:
+        # TOML's 5 and 5.0, true and "5" are different things: no guessing.
+        constraints |= {"ge": at_least, "le": at_most, "strict": True}
+        allowed = allowed or f"{at_least} to {at_most}"
+    extra = {"unit": unit, "allowed": allowed, "example": default if example is None else example}
+    return Field(default, description=description, json_schema_extra=extra, **constraints)
+
+
+def declare_duration(default: float, description: str, *, at_least: float = 0.01) -> Any:
+    """Declare a key in seconds; fractions are allowed."""
+    return declare(default, description, unit="seconds", at_least=at_least, at_most=MAX_DURATION_S)
+
+
+def describe_allowed(info: FieldInfo) -> str:
+    """Tell in words what a key may hold; reference and faults say the same."""
+    extra = info.json_schema_extra
+    if isinstance(extra, dict) and extra["allowed"]:
+        kind = {int: "a whole number, ", float: "a number, "}.get(info.annotation, "") if info.annotation else ""
+        return f"{kind}{extra['allowed']}"
+    choices = get_args(info.annotation)
+    return "one of " + ", ".join(f'"{choice}"' for choice in choices) if choices else "true or false"
+
+
+class Table(BaseModel):
+    """A table of the file: frozen, and an unknown key is a fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class MxTable(Table):
+    """Port 25: what is taken from other mail servers, and its limits."""
+
+    listen: tuple[v.ListenAddress, ...] = declare(
+        ["0.0.0.0:25", "[::]:25"], "Where to listen for mail.", allowed=f"a list, each item {v.LISTEN}", min_length=1
+    )
+    max_message_bytes: int = declare(
+        52428800, "Largest message taken, announced by SIZE (RFC 1870).", unit="bytes", at_least=1, at_most=2147483647
+    )
+    max_recipients: int = declare(1000, "Most recipients of one transaction.", at_least=1, at_most=100000)
+    max_connections: int = declare(5000, "Most sessions at once, per worker.", at_least=1, at_most=1000000)
+    max_connections_per_client: int = declare(
+        50, "Most sessions at once of one client network (IPv4 /24, IPv6 /64).", at_least=1, at_most=1000000
+    )
+    max_errors: int = declare(
+        20, "Commands refused with 5xx in one session before it ends with 421.", at_least=1, at_most=10000
+    )
+    max_line_octets: int = declare(
+        2048, "Longest line taken, with its CRLF.", unit="octets", at_least=512, at_most=1048576
+    )
+    max_header_bytes: int = declare(
+        262144, "Largest header of a message.", unit="bytes", at_least=512, at_most=67108864
+    )
+    command_timeout_s: float = declare_duration(300, "How long a silent client is waited for between commands.")
+    data_timeout_s: float = declare_duration(180, "How long a client may make no progress inside a message.")
+    min_data_rate: int = declare(
+        100,
+        "Slowest rate of a message, measured over data_timeout_s; 0: none is asked for.",
+        unit="octets per second",
+        at_least=0,
+        at_most=1000000000,
+    )
+    bare_newline: Literal["reject", "normalize"] = declare(
+        "reject", 'A bare CR or LF in a message: refuse it, or make it CRLF. "\\n.\\n" never ends a message either way.'
+    )
+    postmaster: v.Mailbox = declare(
+        "",
+        "Who gets mail for <postmaster> without a domain. Empty: postmaster@ the first exact domain of the routes.",
+        allowed=f'{v.MAILBOX} in a domain of the routes, or ""',
+    )
+
+
+class TlsTable(Table):
+    """STARTTLS on the listeners. Both keys or neither; without them STARTTLS is not offered."""
+
+    certificate: v.ReadableFile = declare("", "Certificate chain in PEM, our own first.", allowed='a file, or ""')
+    key: v.ReadableFile = declare(
+        "", "The certificate's private key in PEM, without a password.", allowed='a file, or ""'
+    )
+
+    @model_validator(mode="after")
+    def _check_pair(self) -> Self:
+        if bool(self.certificate) != bool(self.key):
+            missing = "key" if self.certificate else "certificate"
+            raise _contradiction(missing, "a file, since the other of certificate and key is set")
+        if self.certificate and self.key:
+            _load_pair(self.certificate, self.key)
+        return self
+
+
+class DnsTable(Table):
+    """DNS."""
+
+    nameservers: tuple[v.Nameserver, ...] = declare(
+        [], "Recursive resolvers to ask. Empty: the system's.", allowed=f"a list, each item {v.NAMESERVER}"
+    )
+
+
+class LmtpBackend(Table):
+    """A mailbox server that speaks LMTP (RFC 2033)."""
+
+    name: v.BackendName = declare(..., "The name routes use.", example="mailbox", allowed="a name")
+    lmtp: tuple[v.LmtpServer, ...] = declare(
+        ...,
+        "The server; exactly one in this version.",
+        allowed=f"a list of one item, {v.LMTP_SERVER}",
+        example=["dovecot-0.dovecot:24"],
+        min_length=1,
+        max_length=1,
+    )
+    tls: Literal["off", "starttls", "tls"] = declare(
+        "off", "TLS to the server, its certificate verified: none, by STARTTLS, or from the first byte. Not with unix:."
+    )
+    tls_ca: v.CaFile = declare(
+        "", "CA certificates that vouch for the server, in PEM. Empty: the system's.", allowed='a file, or ""'
+    )
+    connections: int = declare(20, "Most connections to the server.", at_least=1, at_most=10000)
+    connect_timeout_s: float = declare_duration(10, "How long a connection may take to stand, TLS included.")
+    reply_timeout_s: float = declare_duration(
+        600, "How long the server may take to answer after the final dot (RFC 1047, RFC 5321 s4.5.3.2.6)."
+    )
+    handoff_deadline_s: float = declare_duration(20, "How long the client is kept waiting for the server's answer.")
+    when_unverifiable: Literal["defer", "accept"] = declare(
+        "defer", "A recipient that cannot be verified because the server does not answer: 451, or taken on trust."
+    )
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if self.tls != "off" and any(isinstance(server, v.UnixPath) for server in self.lmtp):
+            raise _contradiction("tls", '"off" with a unix socket')
+        if self.tls == "off" and self.tls_ca is not None:
+            raise _contradiction("tls_ca", '"" while tls is "off"')
+        return self
+
+
+class MaildirBackend(Table):
+    """Mailboxes on this machine's disk: <maildir>/<domain>/<local part>/{tmp,new,cur}."""
+
+    name: v.BackendName = declare(..., "The name routes use.", example="embedded", allowed="a name")
+    maildir: v.Folder = declare(..., "The folder of the mailboxes.", example="var/mail", allowed="the path of a folder")
+    create: bool = declare(
+        False,
+        "Take mail for everybody and make the folders. Otherwise a recipient exists if and only if its folder does.",
+        strict=True,
+    )
+
+
+def _backend_kind(table: Any) -> str:
+    """Tell the kind of a [[backend]] table; one with both keys is read as LMTP, where `maildir` is then the fault."""
+    if isinstance(table, MaildirBackend):
+        return "maildir"
+    return "maildir" if isinstance(table, dict) and "maildir" in table and "lmtp" not in table else "lmtp"
+
+
+Backend = Annotated[
+    Annotated[LmtpBackend, Tag("lmtp")] | Annotated[MaildirBackend, Tag("maildir")], Discriminator(_backend_kind)
+]
+
+
+class RouteTable(Table):
+    """Domains of ours and the backend that has their mailboxes."""
+
+    domains: tuple[v.RouteDomain, ...] = declare(
+        ...,
+        "Domains we take mail for.",
+        allowed=f"a list, each item {v.ROUTE_DOMAIN}",
+        example=["example.org"],
+        min_length=1,
+    )
+    backend: str = declare(
+        ..., "The name of the backend.", example="mailbox", allowed="the name of a backend", strict=True
+    )
+
+
+class LimitsTable(Table):
+    """Limits of a worker as a whole."""
+
+    bytes_in_flight: int = declare(
+        536870912,
+        "Messages held in memory by all sessions of a worker.",
+        unit="bytes",
+        at_least=1024,
+        at_most=MAX_BYTES,
+    )
+
+
+class DrainTable(Table):
+    """What happens on SIGTERM."""
+
+    delay_s: float = declare_duration(0, "Go on as before for this long, while the endpoint is withdrawn.", at_least=0)
+    timeout_s: float = declare_duration(60, "After the delay, how long transactions may take to finish.", at_least=0)
+
+
+class LogTable(Table):
+    """The log: one JSON line per event on stdout."""
+
+    level: Literal["debug", "info", "warning", "error"] = declare(
+        "info", "The least severe events written. Decisions about mail are always written."
+    )
+    buffer_bytes: int = declare(
+        8388608,
+        "Lines held while the reader stalls; beyond it they are dropped.",
+        unit="bytes",
+        at_least=16384,
+        at_most=1 << 30,
+    )
+
+
+class AdminTable(Table):
+    """Probes and metrics over HTTP."""
+
+    listen: v.ListenAddress = declare(
+        "127.0.0.1:8080", "Where /livez, /readyz, /startupz and /metrics are served.", allowed=v.LISTEN
+    )
+
+
+class Settings(Table):
+    """The whole configuration, checked."""
+
+    hostname: v.HostName = declare(
+        ...,
+        "The service's name in EHLO and Received, not the Pod's.",
+        allowed=v.HOST_NAME,
+        example="mx1.example.org",
+    )
+    roles: tuple[Literal["mx", "admin"], ...] = declare(
+        ["mx", "admin"], "What this process runs.", allowed='a list, each item "mx" or "admin"', min_length=1
+    )
+    workers: int = declare(
+        0,
+        "Worker processes; 0: chosen by the CPU quota.",
+        allowed="0 or 1: this version runs one worker",
+        at_least=0,
+        at_most=1,
+    )
+    mx: MxTable = Field(default_factory=MxTable)
+    tls: TlsTable = Field(default_factory=TlsTable)
+    dns: DnsTable = Field(default_factory=DnsTable)
+    backend: tuple[Backend, ...] = Field((), description="Mailbox servers, one table each.")
+    route: tuple[RouteTable, ...] = Field((), description="Which domains go to which backend, one table each.")
+    limits: LimitsTable = Field(default_factory=LimitsTable)
+    drain: DrainTable = Field(default_factory=DrainTable)
+    log: LogTable = Field(default_factory=LogTable)
+    admin: AdminTable = Field(default_factory=AdminTable)
+
+    @property
+    def postmaster(self) -> str:
+        """The address that gets mail for <postmaster>: `mx.postmaster`, or one of the routes; "" without any."""
+        exact = (domain for route in self.route for domain in route.domains if not domain.startswith("."))
+        first = next(exact, "")
+        return self.mx.postmaster or (f"postmaster@{first}" if first else "")
+
+
+def _contradiction(field: str, allowed: str) -> PydanticCustomError:
+    """Blame one key of a table for what only the whole table shows."""
+    return PydanticCustomError("contradiction", "{allowed}", {"field": field, "allowed": allowed})
+
+
+def _load_pair(certificate: Path, key_file: Path) -> None:
+    def refuse_password() -> str:
+        # Without this OpenSSL asks on the terminal, and a Pod has none.
+        raise _contradiction("key", "a private key without a password")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key_file, password=refuse_password)
+    except ssl.SSLError as exc:
+        if "MISMATCH" in (exc.reason or ""):
+            raise _contradiction("key", "the private key of the certificate") from exc
+        raise _contradiction("certificate", "a certificate chain in PEM with its private key in PEM") from exc
+    except OSError as exc:
+        raise _contradiction("certificate", f"a file that can be read ({exc.strerror})") from exc

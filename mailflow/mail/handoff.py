@@ -1,0 +1,77 @@
+"""The seam between receiving and delivering: may this recipient get mail, and deliver it now.
+
+`receive` holds a Handoff and knows nothing of backends; `deliver` implements it and knows nothing
+of SMTP sessions. Facts come back as values: a backend that is down or refuses is no exception.
+The replies inside are ours, fit to be told to the client: never a backend's own text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from mailflow.mail.address import Address
+from mailflow.mail.envelope import Envelope
+from mailflow.mail.reply import Reply
+
+
+class RecipientStatus(Enum):
+    """What is known of a recipient at RCPT."""
+
+    GOOD = "good"
+    REFUSED = "refused"  # unknown, mailbox full, cannot take SMTPUTF8: `reply` says which
+    NOT_OURS = "not_ours"  # no route leads there
+    UNVERIFIABLE = "unverifiable"  # the backend could not be asked
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Answer to RCPT. `deliver_to` is set where the recipient may be accepted, `reply` where it may not.
+
+    `is_unknown_user` marks 5.1.1, which a client that guesses addresses collects.
+    """
+
+    status: RecipientStatus
+    deliver_to: Address | None = None
+    reply: Reply | None = None
+    is_unknown_user: bool = False
+
+
+class DeliveryStatus(Enum):
+    """What became of one recipient's copy."""
+
+    DELIVERED = "delivered"  # confirmed by its mailbox
+    REFUSED = "refused"  # the mailbox's own answer, passed on (5xx, or 4.2.x)
+    DEFERRED = "deferred"  # surely not delivered; may work later
+    IN_DOUBT = "in_doubt"  # our final dot left and no answer came: delivered or not, nobody knows
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One recipient's outcome: `reply` for the client, `detail` (the backend's words, an errno) for the log only."""
+
+    status: DeliveryStatus
+    reply: Reply
+    backend: str
+    detail: str = ""
+
+
+class Handoff(Protocol):
+    """What the receiving side asks of the delivering side."""
+
+    @property
+    def max_recipients(self) -> int:
+        """Recipients one hand-off can take: a mixed result needs an owner for what was not delivered."""
+        ...
+
+    async def verify_recipient(self, recipient: Address, *, is_smtputf8: bool) -> Verification:
+        """Tell whether mail for `recipient` is ours and would be taken now. Never raises for a backend's fault."""
+        ...
+
+    async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
+        """Deliver now; one outcome per recipient, in order.
+
+        `body` is the whole message in pieces (trace fields first), CRLF lines, not dot-stuffed.
+        Never raises for a backend's fault; cancelling it aborts a delivery whose final dot has not left.
+        """
+        ...
