@@ -43,7 +43,7 @@ class Worker:
         self._nursery = Nursery(on_failure=metrics.internal_errors_total.inc)
         self._budget = ByteBudget(settings.limits.bytes_in_flight)
         self._router = self._make_router()
-        self._mx = self._make_mx_service(resolver or StubResolver([str(n) for n in settings.dns.nameservers] or None))
+        self._mx = self._make_mx_service(resolver or StubResolver([str(n) for n in settings.dns.nameservers]))
         self._servers: list[tuple[socket.socket, asyncio.Server]] = []
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:

@@ -77,13 +77,13 @@ def serve(settings: Settings) -> int:
     writer = open_log(
         level=settings.log.level,
         buffer_bytes=settings.log.buffer_bytes,
-        on_drop=lambda level: metrics.log_dropped_total.labels(level).inc(),
+        on_drop=metrics.count_log_drop,
     )
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return 0 if runner.run(_serve(settings, metrics, writer)) else 1
     except OSError as exc:
-        print(f"mailflow: cannot start: {exc}", file=sys.stderr)
+        sys.stderr.write(f"mailflow: cannot start: {exc}\n")
         return 1
     finally:
         writer.close()

@@ -9,6 +9,7 @@ import typer
 from mailflow import __version__
 from mailflow.cli.check_config import check_config
 from mailflow.cli.config_reference import config_reference
+from mailflow.cli.demo import demo
 from mailflow.cli.serve import serve
 
 app = typer.Typer(
@@ -19,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("serve")(serve)
+app.command("demo")(demo)
 app.command("check-config")(check_config)
 app.command("config-reference")(config_reference)
 

@@ -43,17 +43,24 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
 
 def _read_document(path: Path) -> dict[str, Any]:
     """Read the TOML file; what stops the reading is the only fault then, for nothing else is known."""
+    text = ""
     try:
-        return tomllib.loads(path.read_bytes().decode())
+        text = path.read_bytes().decode()
+        return tomllib.loads(text)
     except OSError as exc:
         fault = Fault(str(path), "", f"the configuration file cannot be read: {exc.strerror}")
     except UnicodeDecodeError as exc:
         fault = Fault(str(path), "", f"the configuration file is not UTF-8 (octet {exc.start})")
     except ValueError as exc:  # TOMLDecodeError says line and column; an integer may also have too many digits
-        fault = Fault(str(path), "", f"the configuration file is not TOML: {exc}")
+        fault = Fault(str(path), "", f"the configuration file is not TOML: {_locate(exc, text)}")
     except RecursionError:
         fault = Fault(str(path), "", "the configuration file is nested too deep")
     raise ConfigFaults((fault,))
+
+
+def _locate(error: ValueError, text: str) -> str:
+    """Say a parser's finding with its line, also where the file ended too soon."""
+    return str(error).replace("at end of document", f"at line {len(text.splitlines())}, the end of the file")
 
 
 def _lay_over(document: dict[str, Any], overlay: Overlay) -> None:

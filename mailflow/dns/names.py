@@ -51,7 +51,7 @@ def name_from_labels(labels: tuple[bytes, ...]) -> str:
     if labels and not labels[-1]:
         labels = labels[:-1]
     text = b".".join(labels).decode("latin-1").lower()
-    if _PLAIN.fullmatch(text):
+    if _PLAIN.fullmatch(text) and text.count(".") == len(labels) - 1:  # else a label holds a dot
         return text
     return ".".join(_UNCLEAR.sub(_escape, label.decode("latin-1")) for label in labels).lower() or "."
 

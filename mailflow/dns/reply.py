@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import dns.exception
 import dns.flags
+import dns.name
 import dns.rcode
 import dns.rdata
 import dns.rdataclass
@@ -139,7 +140,7 @@ def _walk(question: Question, parser: dns.wire.Parser, count: int) -> Iterator[t
             parser.seek(parser.current + 2)
             owner = question.name
         else:
-            owner = name_from_labels(parser.get_name().labels)
+            owner = name_from_labels(dns.name.from_wire_parser(parser).labels)
         rdtype, rdclass, ttl_s, size = parser.get_struct("!HHIH")
         start = parser.current
         parser.seek(start + size)

@@ -17,7 +17,7 @@ MAX_DOMAIN_OCTETS = 255  # s4.5.3.1.2
 MAX_PATH_OCTETS = 256  # s4.5.3.1.3, with the angle brackets
 
 _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
-_UTF8 = r"\u0080-\U0010ffff"
+_UTF8 = r"\u0080-\ud7ff\ue000-\U0010ffff"  # no surrogates: they have no UTF-8
 _DOT_STRING = re.compile(rf"[{_ATEXT}{_UTF8}]+(?:\.[{_ATEXT}{_UTF8}]+)*")
 _QUOTED_STRING = re.compile(rf'"((?:[\x20\x21\x23-\x5b\x5d-\x7e{_UTF8}]|\\[\x20-\x7e])*)"')
 _LDH_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?")
@@ -64,13 +64,14 @@ def parse_mailbox(text: str) -> Address:
         raise AddressSyntaxError("no @ after the local part")
     if len(text[: len(text) - len(rest)].encode()) > MAX_LOCAL_OCTETS:  # as written: the quotes count
         raise AddressSyntaxError(f"local part longer than {MAX_LOCAL_OCTETS} octets")
-    domain = rest[1:]
-    if len(text.encode()) > MAX_PATH_OCTETS - 2:
-        raise AddressSyntaxError(f"path longer than {MAX_PATH_OCTETS} octets")
-    if domain.startswith("["):
-        literal = _parse_literal(domain)
+    _check_path_length(text)
+    if rest.startswith("@["):
+        literal = _parse_literal(rest[1:])
         return Address(local, literal, literal)
-    return Address(local, domain.lower(), parse_domain(domain))
+    domain = _fold_domain(rest[1:])
+    address = Address(local, domain, parse_domain(domain))
+    _check_path_length(str(address))  # UTS 46 can make a domain longer
+    return address
 
 
 def parse_domain(text: str) -> str:
@@ -79,17 +80,37 @@ def parse_domain(text: str) -> str:
     One label is enough; a trailing dot, an underscore or an empty label is not a Domain.
     Raises AddressSyntaxError.
     """
+    text = _fold_domain(text)
     if not text.isascii():
         try:
-            text = idna.encode(text, uts46=True).decode("ascii")
-        except (idna.IDNAError, UnicodeError) as exc:
+            text = idna.encode(text).decode("ascii")
+        except UnicodeError as exc:  # IDNAError is one
             raise AddressSyntaxError("domain is not valid IDNA") from exc
     if len(text) > MAX_DOMAIN_OCTETS:
         raise AddressSyntaxError(f"domain longer than {MAX_DOMAIN_OCTETS} octets")
     for label in text.split("."):
         if not _LDH_LABEL.fullmatch(label):
             raise AddressSyntaxError("domain label is empty, too long or has characters no host name has")
-    return text.lower()
+    return text
+
+
+def _fold_domain(text: str) -> str:
+    """Give the domain in lower case, or as UTS 46 maps it: str.lower() would make `ΕΛΛΑΣ` another domain's name."""
+    if text.isascii():
+        return text.lower()
+    try:
+        return idna.uts46_remap(text, std3_rules=False)
+    except UnicodeError as exc:
+        raise AddressSyntaxError("domain is not valid IDNA") from exc
+
+
+def _check_path_length(mailbox: str) -> None:
+    try:
+        octets = len(mailbox.encode())
+    except UnicodeEncodeError as exc:
+        raise AddressSyntaxError("not Unicode text") from exc
+    if octets > MAX_PATH_OCTETS - 2:
+        raise AddressSyntaxError(f"path longer than {MAX_PATH_OCTETS} octets")
 
 
 def _take_local_part(text: str) -> tuple[str, str]:

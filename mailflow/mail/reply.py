@@ -12,7 +12,7 @@ MAX_REPLY_LINE_OCTETS = 2048  # RFC 5321 s4.5.3.1.5 says 512; servers exceed it,
 MAX_REPLY_LINES = 128
 
 _REPLY_LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
-_ENHANCED = re.compile(r"([245]\.\d{1,3}\.\d{1,3})(?:\s+|$)")
+_ENHANCED = re.compile(r"\A([245]\.\d{1,3}\.\d{1,3})(?:\s+|\Z)", re.ASCII)
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -111,6 +111,9 @@ def _assemble(code: int, lines: list[str]) -> Reply:
     enhanced = _ENHANCED.match(lines[-1])
     # An enhanced code of another class than the reply's is noise (RFC 2034 s4): trust the code.
     if not enhanced or enhanced[1][0] != str(code)[0]:
-        return Reply(code, "", "\n".join(lines))
-    stripped = (_ENHANCED.sub("", line, count=1) for line in lines)
-    return Reply(code, enhanced[1], "\n".join(stripped))
+        return Reply(code, "", _join(lines))
+    return Reply(code, enhanced[1], _join([_ENHANCED.sub("", line) for line in lines]))
+
+
+def _join(lines: list[str]) -> str:
+    return "\n".join(printable(line, MAX_REPLY_LINE_OCTETS) for line in lines)

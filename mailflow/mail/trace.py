@@ -35,8 +35,11 @@ def received_field(hop: Hop, *, hostname: str, id: str, recipient: Address | Non
 
     `recipient` is named only where it is the only one (s7.2: others must not learn of it).
     """
-    literal = f"IPv6:{hop.client_ip}" if ":" in hop.client_ip else hop.client_ip
-    tcp_info = f"{hop.client_name} [{literal}]" if hop.client_name else f"[{literal}]"
+    client_ip = hop.client_ip.partition("%")[0]  # a zone (`%eth0`) means nothing to others
+    literal = f"IPv6:{client_ip}" if ":" in client_ip else client_ip
+    # Who has a reverse zone has any octet in its names: verified is not harmless.
+    client_name = _ATOM_UNSAFE.sub("", hop.client_name or "")
+    tcp_info = f"{client_name} [{literal}]" if client_name else f"[{literal}]"
     lines = [f"Received: from {_extended_domain(hop.helo)} ({tcp_info})"]
     if hop.tls:
         version, cipher = (_ATOM_UNSAFE.sub("", word) for word in hop.tls)

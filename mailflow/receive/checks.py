@@ -6,6 +6,7 @@ message that has been here before (loops, RFC 5321 s6.3).
 """
 
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 from mailflow.dns import AnswerStatus, DnsTemporary, Resolver, lookup_addresses, lookup_mx, lookup_ptr
 from mailflow.mail.address import Address, AddressSyntaxError, parse_mailbox
@@ -22,16 +23,23 @@ LOOP = Reply(554, "5.4.6", "Mail loop: this message has been here before")
 async def verify_client_name(resolver: Resolver, ip: str) -> str | None:
     """Give the client's reverse name if it leads back to its address (iprev, RFC 8601 s3), else None.
 
-    `resolver` should carry a budget; DNS failure is None.
+    `resolver` should carry a budget. DNS failure is None, at one name's addresses only for that name. `ip` may be
+    "": a client that has gone before it was looked at has no address any more.
     """
+    if not ip:
+        return None
+    client = ip_address(ip.partition("%")[0])
     try:
-        names = await lookup_ptr(resolver, ip)
-        for name in names.records[:MAX_REVERSE_NAMES]:
-            addresses = await lookup_addresses(resolver, name)
-            if any(str(address) == ip for address in addresses.records):
-                return name
+        names = (await lookup_ptr(resolver, client)).records
     except DnsTemporary:
-        pass
+        return None
+    for name in names[:MAX_REVERSE_NAMES]:
+        try:
+            addresses = await lookup_addresses(resolver, name, family=client.version)
+        except DnsTemporary:
+            continue
+        if client in addresses.records:
+            return name
     return None
 
 

@@ -49,5 +49,8 @@ class ConnectionLimits:
 def client_network(ip: str) -> str:
     """Give the network a client is counted by: /24 of IPv4, /64 of IPv6."""
     if ":" in ip:
-        return IPv6Address(ip.partition("%")[0]).packed[:8].hex()
+        address = IPv6Address(ip.partition("%")[0])
+        if address.ipv4_mapped is None:
+            return address.packed[:8].hex()
+        ip = str(address.ipv4_mapped)  # else all of IPv4 would be one network
     return ip.rpartition(".")[0]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The extensions one session may use. `max_size_bytes` 0: SIZE without a limit; None: SIZE not offered (RFC 1870)."""
+    """The extensions one session may use. `max_size_bytes` 0 is SIZE without a limit, None no SIZE (RFC 1870)."""
 
     has_pipelining: bool = False
     has_8bitmime: bool = False

@@ -16,7 +16,7 @@ from mailflow.mail.reply import ProtocolError, Reply
 # to refuse mail for what the name says; what gets in is only what can do no harm in a trace field.
 _GREETING_NAME = re.compile(r"[A-Za-z0-9._:\-]{1,255}|\[[A-Za-z0-9.:\-]{1,255}\]")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([\x21-\x3c\x3e-\x7e\u0080-\U0010ffff]+))?")
-_CHUNK = re.compile(r"(\d{1,20})( LAST)?", re.IGNORECASE)
+_CHUNK = re.compile(r"(\d{1,20})( LAST)?", re.IGNORECASE | re.ASCII)
 _SOURCE_ROUTE = re.compile(r"(@[^,:@<>\"]+(?:,@[^,:@<>\"]+)*):")
 
 
@@ -50,7 +50,7 @@ def split_command(line: bytes) -> tuple[str, str]:
 
     Raises ProtocolError where the line is not UTF-8 (RFC 6531 s3.2) or holds a control character.
     """
-    verb, _, argument = line.partition(b" ")
+    verb, _, argument = line.rstrip(b" \t").partition(b" ")
     try:
         text = argument.decode()
         name = verb.decode("ascii").upper()
@@ -58,7 +58,7 @@ def split_command(line: bytes) -> tuple[str, str]:
         raise ProtocolError(Reply(500, "5.5.2", "Syntax error: command is not UTF-8")) from exc
     if not name.isalnum() or any(char < " " or char == "\x7f" for char in text.replace("\t", " ")):
         raise ProtocolError(Reply(500, "5.5.2", "Syntax error"))
-    return name, text.rstrip(" \t")
+    return name, text
 
 
 def parse_greeting(argument: str) -> str:
@@ -114,9 +114,7 @@ def refuse_argument(verb: str, argument: str) -> None:
         raise ProtocolError(Reply(501, "5.5.4", f"{verb} takes no argument"))
 
 
-def _split_path(
-    argument: str, keyword: str, *, is_extended: bool, syntax: str
-) -> tuple[str, dict[str, str | None]]:
+def _split_path(argument: str, keyword: str, *, is_extended: bool, syntax: str) -> tuple[str, dict[str, str | None]]:
     """Give what stands between the angle brackets and the parameters behind them."""
     syntax_error = ProtocolError(Reply(501, "5.5.4", f"Syntax: {syntax}"))
     if argument[: len(keyword)].upper() != keyword:
@@ -155,6 +153,8 @@ def _closing_bracket(text: str) -> int:
 
 
 def _parse_path(path: str, *, enhanced: str, is_smtputf8: bool) -> Address:
+    if not is_smtputf8 and not path.isascii():  # as written: UTS 46 maps some of it to ASCII
+        raise ProtocolError(Reply(553, "5.6.7", "Address is not ASCII and SMTPUTF8 was not asked for"))
     # Source routes MUST be accepted and SHOULD be ignored (s4.1.1.3, appendix C): the mailbox alone is judged.
     route = _SOURCE_ROUTE.match(path)
     if route:
@@ -163,12 +163,9 @@ def _parse_path(path: str, *, enhanced: str, is_smtputf8: bool) -> Address:
         if route:
             for hop in route[1].split(","):
                 parse_domain(hop[1:])
-        address = parse_mailbox(path)
+        return parse_mailbox(path)
     except AddressSyntaxError as exc:
         raise ProtocolError(Reply(501, enhanced, f"Bad address syntax: {exc}")) from exc
-    if not is_smtputf8 and not address.is_ascii:
-        raise ProtocolError(Reply(553, "5.6.7", "Address is not ASCII and SMTPUTF8 was not asked for"))
-    return address
 
 
 def _parse_size(value: str | None) -> int:
@@ -178,7 +175,7 @@ def _parse_size(value: str | None) -> int:
 
 
 def _parse_body(value: str | None) -> bool:
-    match (value or "").upper():
+    match value.upper() if value and value.isascii() else None:  # "ı".upper() is "I"
         case "7BIT":
             return False
         case "8BITMIME":

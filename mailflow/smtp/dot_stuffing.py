@@ -34,7 +34,7 @@ class DotStuffer:
         return first_dot + block.replace(b"\r\n.", b"\r\n..")
 
     def finish(self) -> bytes:
-        """Give what closes the content: the CRLF that its last line may lack, and the final dot. Raises UnsafeContent."""
+        """Give what closes the content: the CRLF its last line may lack, and the final dot. Raises UnsafeContent."""
         if self._held:
             raise UnsafeContent("bare CR at the end")
         return b".\r\n" if self._is_at_line_start else b"\r\n.\r\n"

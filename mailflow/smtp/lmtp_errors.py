@@ -10,7 +10,7 @@ from mailflow.mail.reply import Reply
 
 
 class LmtpError(Exception):
-    """The exchange with the server cannot go on, and its connection is gone. `is_final_dot_sent`: the mail is in doubt."""
+    """The exchange cannot go on and its connection is gone. `is_final_dot_sent` tells that the mail is in doubt."""
 
     def __init__(self, text: str, *, is_final_dot_sent: bool = False) -> None:
         super().__init__(text)

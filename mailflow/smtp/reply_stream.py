@@ -9,9 +9,12 @@ unasked 421, by which a server says that it closes (RFC 5321 s3.8).
 import asyncio
 import ssl
 from collections import deque
+from typing import NoReturn, cast
 
 from mailflow.mail.reply import MAX_REPLY_LINE_OCTETS, Reply, ReplyReader, ReplySyntaxError, printable
 from mailflow.smtp.lmtp_errors import LmtpClosing, LmtpConnectionLost, LmtpError, LmtpOutOfStep, LmtpTimeout
+
+CLOSE_S = 5.0
 
 
 class ReplyStream(asyncio.Protocol):
@@ -36,8 +39,7 @@ class ReplyStream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         """Take replies; a server that is out of step, or sends what is no reply, is cut off."""
@@ -59,6 +61,7 @@ class ReplyStream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone, by either side."""
+        self._transport = None
         self._fail(LmtpConnectionLost(f"connection lost: {exc}" if exc else "connection closed"))
 
     def pause_writing(self) -> None:
@@ -79,9 +82,8 @@ class ReplyStream(asyncio.Protocol):
 
     def write(self, data: bytes, *, replies: int = 0) -> None:
         """Send `data`, for which the server owes `replies` replies. Raises LmtpError where the connection is gone."""
-        if self.fault:
-            raise self.fault
-        assert self._transport is not None
+        if self.fault or self._transport is None:
+            raise self.fault or LmtpConnectionLost("not connected")
         self._owed += replies
         self._transport.write(data)
 
@@ -115,7 +117,7 @@ class ReplyStream(asyncio.Protocol):
         self._transport = transport
         self._is_write_paused = False
 
-    def fail_out_of_step(self, text: str) -> None:
+    def fail_out_of_step(self, text: str) -> NoReturn:
         """Abort because the server broke the protocol; always raises LmtpOutOfStep."""
         error = LmtpOutOfStep(text, is_final_dot_sent=self.is_final_dot_sent)
         self._fail(error)
@@ -132,6 +134,8 @@ class ReplyStream(asyncio.Protocol):
         self._transport.write(farewell)
         self.fault = LmtpConnectionLost("closed by us")
         self._transport.close()
+        # A server that never reads must not keep the descriptor: the flush before a close has no deadline of its own.
+        self._loop.call_later(CLOSE_S, self._transport.abort)
 
     def _take_line(self, line: bytes) -> None:
         if len(line) > MAX_REPLY_LINE_OCTETS:

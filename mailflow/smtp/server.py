@@ -208,6 +208,9 @@ class SmtpSession(SMTP):
     def _create_envelope(self) -> Transaction:
         return Transaction()
 
+    def _set_rset_state(self) -> None:
+        self._set_post_data_state()
+
     def _set_post_data_state(self) -> None:
         self.service.budget.release(self.envelope.reserved_bytes)
         self.envelope = self._create_envelope()

@@ -154,7 +154,7 @@ class PeerStream:
 
         Raises PeerGone where no more input can come, DeadlinePassed.
         """
-        if self.is_lost or self.is_eof:
+        if self._has_heard_all():
             raise PeerGone
         if not await self._wait(deadline):
             raise DeadlinePassed
@@ -173,7 +173,7 @@ class PeerStream:
             intake.feed(first)  # even if empty: a chunk of no octets is complete at once
             window_end, window_octets = self._loop.time() + progress_timeout_s, 0
             while not intake.is_done:
-                if self.is_lost or self.is_eof:
+                if self._has_heard_all():
                     raise PeerGone
                 if await self._wait(min(window_end, intake.last_at + progress_timeout_s)):
                     continue
@@ -226,7 +226,6 @@ class PeerStream:
         if transport is None:  # the client went during the handshake
             self.is_lost = True
             raise PeerGone
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
         # Whatever reached the buffer while the handshake was prepared came in plain text.
         self._input.clear()
         self.connection_made(transport)
@@ -249,10 +248,8 @@ class PeerStream:
         if can_half_close and not self.is_eof:
             transport.write_eof()
         if lingers or can_half_close:
-            while not (self.is_eof or self.is_lost) and await self._wait(deadline):
+            while not self._has_heard_all() and await self._wait(deadline):
                 pass
-        if self.is_lost:
-            return
         if transport.get_write_buffer_size():
             transport.abort()  # the client does not read: close() would wait for it for ever
         else:
@@ -265,13 +262,17 @@ class PeerStream:
 
     async def _wait(self, deadline: float) -> bool:
         """Wait for a wake until `deadline`; tells whether one came."""
-        waiter = self._waiter = self._loop.create_future()
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        self._waiter = waiter
         timer = self._loop.call_at(deadline, _expire, waiter)
         try:
             return await waiter
         finally:
             timer.cancel()
             self._waiter = None
+
+    def _has_heard_all(self) -> bool:
+        return self.is_eof or self.is_lost
 
     def _resume_reading(self) -> None:
         if self._is_reading_paused and self._transport and not self.is_lost:

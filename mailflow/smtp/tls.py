@@ -52,7 +52,8 @@ class ServerTls:
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(*self._files)
+        # A key under a passphrase is a fault; without the argument OpenSSL would ask the terminal and wait.
+        context.load_cert_chain(*self._files, password="")
         return context
 
     def _read_stamp(self) -> _Stamp:

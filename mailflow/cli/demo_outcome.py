@@ -1,0 +1,50 @@
+"""What became of a sample, held against what had to become of it. Pure but for reading the mailboxes.
+
+The verdict is read from what the peer was told last: a client that heard no final reply still has
+the message and tries again, so that is "defer".
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailflow.cli.demo_client import Dialogue
+from mailflow.cli.demo_messages import Sample
+
+_VERDICTS = {"2": "accept", "4": "defer", "5": "reject"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One sample's outcome: what was said, the files that lie in mailboxes for it, and what is not as it must be."""
+
+    sample: Sample
+    dialogue: Dialogue
+    delivered: list[Path]
+    differences: list[str]
+
+    @property
+    def verdict(self) -> str:
+        """What was decided: accept, reject or defer."""
+        return verdict_of(self.dialogue)
+
+
+def verdict_of(dialogue: Dialogue) -> str:
+    """Read the verdict from the last reply."""
+    last = dialogue.replies[-1] if dialogue.replies else ""
+    return _VERDICTS.get(last[:1], "defer")
+
+
+def compare(sample: Sample, dialogue: Dialogue, delivered: list[Path], mailbox: Path | None) -> Outcome:
+    """Hold what happened against what the sample must get. `mailbox`: the Maildir it must lie in, None for nowhere."""
+    differences = [f"the conversation broke off: {dialogue.fault}"] if dialogue.fault else []
+    last = dialogue.replies[-1] if dialogue.replies else "nothing"
+    if not last.startswith(f"{sample.expected} "):
+        differences.append(f"the last reply must begin with {sample.expected}, it was: {last}")
+    if mailbox is None:
+        differences += [f"must not be delivered, lies in {path}" for path in delivered]
+    elif [path.parent.parent for path in delivered] != [mailbox]:
+        found = ", ".join(str(path) for path in delivered) or "nowhere"
+        differences.append(f"must lie in {mailbox} once, lies: {found}")
+    elif not delivered[0].read_bytes().endswith(b"\r\n" + sample.content):
+        differences.append(f"{delivered[0]} does not hold the message as it was sent")
+    return Outcome(sample, dialogue, delivered, differences)

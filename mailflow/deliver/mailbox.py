@@ -1,0 +1,240 @@
+"""A mailbox server behind LMTP as a backend: verify a recipient, deliver a message now (RFC 2033).
+
+The final dot divides everything. Before it, `handoff_deadline_s` covers the wait for a connection,
+the commands and the content; what fails or is cancelled is aborted and surely not delivered
+(DEFERRED). After it the answer is waited for in a task that no caller cancels; where none comes
+the mail is IN_DOUBT: told 451, the client will try again, and a double is possible (RFC 1047).
+"""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from mailflow.deliver.answers import (
+    NO_SMTPUTF8,
+    NOT_ANSWERING,
+    OWN_FAULT,
+    TOO_LARGE,
+    UNCONFIRMED,
+    judge_answer,
+)
+from mailflow.deliver.pool import Lease, LmtpPool
+from mailflow.deliver.verify import BAD_S, RecipientVerifier
+from mailflow.mail.address import Address
+from mailflow.mail.envelope import Envelope
+from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
+from mailflow.mail.reply import Reply, printable
+from mailflow.observe.nursery import Nursery
+from mailflow.smtp.capabilities import Capabilities
+from mailflow.smtp.dot_stuffing import UnsafeContent
+from mailflow.smtp.lmtp import Answer, LmtpConnection, Stage
+from mailflow.smtp.lmtp_connect import LmtpServer, TlsMode, connect_lmtp
+from mailflow.smtp.lmtp_errors import LmtpError, LmtpOutOfStep, LmtpTimeout
+
+VERIFY_S = 5.0  # RCPT waits no longer than this for a server that hangs
+
+
+class LmtpBackend:
+    """One LMTP server. `clock` gives monotonic seconds, `on_handoff(backend, outcome, seconds)` hears each outcome.
+
+    `tls_context` is needed where `tls` is not "off". `connections` bounds deliveries and verifications together.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        server: LmtpServer,
+        *,
+        hostname: str,
+        nursery: Nursery,
+        connections: int = 20,
+        connect_timeout_s: float = 10,
+        reply_timeout_s: float = 600,
+        handoff_deadline_s: float = 20,
+        when_unverifiable: Literal["defer", "accept"] = "defer",
+        tls: TlsMode = "off",
+        tls_context: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        on_handoff: Callable[[str, str, float], object] = lambda backend, outcome, seconds: None,
+    ) -> None:
+        self.name = name
+        self._server = server
+        self._hostname = hostname
+        self._nursery = nursery
+        self._connect_timeout_s = connect_timeout_s
+        self._reply_timeout_s = reply_timeout_s
+        self._handoff_deadline_s = handoff_deadline_s
+        self._tls: TlsMode = tls
+        self._tls_context = tls_context
+        self._clock = clock
+        self._on_handoff = on_handoff
+        self._pool = LmtpPool(self._dial, connections=connections)
+        # A hanging server must not fill the pool with questions.
+        self._question_slots = asyncio.Semaphore(max(1, connections // 2))
+        self._verifier = RecipientVerifier(self._ask, when_unverifiable=when_unverifiable, nursery=nursery, clock=clock)
+        self._offered: tuple[float, Capabilities] | None = None  # by the session used last, and when
+
+    async def open(self) -> None:
+        """Nothing is connected before it is needed."""
+
+    async def close(self) -> None:
+        """Close idle connections; those in use close when they are done."""
+        self._pool.close()
+
+    async def verify(self, address: Address, *, is_smtputf8: bool) -> Verification:
+        """Tell whether the server would take mail for `address`. Never raises for the server's fault."""
+        if not is_smtputf8 and address.local.isascii():
+            return await self._verifier.verify(address)
+        verification = await self._verifier.verify(address, is_forced=self._recent_offer() is None)
+        offered = self._recent_offer()
+        if offered is not None and not offered.has_smtputf8:
+            return Verification(RecipientStatus.REFUSED, reply=NO_SMTPUTF8)
+        return verification
+
+    async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
+        """Deliver now; one outcome per recipient, in order. Cancelled before the final dot, it aborts; after it, the
+        answers are still read. Never raises for the server's fault.
+        """
+        started = self._clock()
+        deadline = asyncio.get_running_loop().time() + self._handoff_deadline_s
+        try:
+            lease, answers = await self._hand_over(envelope, body, deadline)
+        except LmtpError as exc:
+            return self._report_all(envelope, NOT_ANSWERING, str(exc), started)
+        except UnsafeContent as exc:
+            return self._report_all(envelope, OWN_FAULT, f"content has a {exc}", started)
+        settling = self._nursery.start(self._settle(lease, envelope, answers, started), name="LMTP answers")
+        return await asyncio.shield(settling)
+
+    async def _hand_over(
+        self, envelope: Envelope, body: Sequence[bytes], deadline: float
+    ) -> tuple[Lease, list[Answer | None]]:
+        """Do everything up to the final dot. Gives the lease that the answers will come on, and the refusals so far."""
+        size_bytes = sum(map(len, body))
+        lease = await self._pool.lease(deadline)
+        try:
+            answers = await lease.run(lambda c: self._offer(c, envelope, size_bytes, deadline), deadline)
+            if None in answers:
+                await lease.connection.send_content(body, deadline=deadline)
+        except BaseException:
+            lease.release()
+            raise
+        return lease, answers
+
+    async def _offer(
+        self, connection: LmtpConnection, envelope: Envelope, size_bytes: int, deadline: float
+    ) -> list[Answer | None]:
+        """Say MAIL, RCPT, DATA, unless what the server offers cannot carry the message (RFC 6531 s3.2, 1870 s6.1)."""
+        offered = self._note_offer(connection)
+        recipients = [recipient.deliver_to for recipient in envelope.recipients]
+        is_smtputf8 = envelope.is_smtputf8 or not _have_ascii_local_parts(envelope.reverse_path, *recipients)
+        if is_smtputf8 and not offered.has_smtputf8:
+            return [Answer(Stage.MAIL, NO_SMTPUTF8)] * len(recipients)
+        if offered.max_size_bytes and size_bytes > offered.max_size_bytes:
+            return [Answer(Stage.MAIL, TOO_LARGE)] * len(recipients)
+        return await connection.open_transaction(
+            envelope.reverse_path,
+            recipients,
+            size_bytes=size_bytes,
+            is_8bit=envelope.is_8bit,
+            is_smtputf8=is_smtputf8,
+            deadline=deadline,
+        )
+
+    async def _settle(
+        self, lease: Lease, envelope: Envelope, answers: list[Answer | None], started: float
+    ) -> list[Outcome]:
+        """Read the answers that are still owed after the final dot, give the connection back, report."""
+        deadline = asyncio.get_running_loop().time() + self._reply_timeout_s
+        refused = list(answers)
+        fault = ""
+        try:
+            for index, answer in enumerate(refused):
+                if answer is None:
+                    answers[index] = await lease.connection.read_answer(deadline=deadline)
+            lease.connection.check_in_step()
+        except LmtpOutOfStep as exc:
+            answers, fault = refused, str(exc)  # whose answer was whose is not known any more
+        except LmtpError as exc:
+            fault = str(exc)
+        finally:
+            lease.release()
+        outcomes = [self._judge(answer, fault) for answer in answers]
+        self._report(envelope, answers, outcomes, started)
+        return outcomes
+
+    def _judge(self, answer: Answer | None, fault: str) -> Outcome:
+        if answer is None:
+            return Outcome(DeliveryStatus.IN_DOUBT, UNCONFIRMED, self.name, printable(fault))
+        status, reply = judge_answer(answer)
+        return Outcome(status, reply, self.name, printable(f"{answer.stage.value}: {answer.reply}"))
+
+    def _report_all(self, envelope: Envelope, reply: Reply, fault: str, started: float) -> list[Outcome]:
+        """Defer every recipient: no final dot left."""
+        outcomes = [Outcome(DeliveryStatus.DEFERRED, reply, self.name, printable(fault))] * len(envelope.recipients)
+        self._report(envelope, [None] * len(outcomes), outcomes, started)
+        return outcomes
+
+    def _report(
+        self, envelope: Envelope, answers: list[Answer | None], outcomes: list[Outcome], started: float
+    ) -> None:
+        """Tell the metrics, and let verification learn: the next RCPT hears at once what this one heard."""
+        seconds = self._clock() - started
+        for recipient, answer, outcome in zip(envelope.recipients, answers, outcomes, strict=True):
+            self._on_handoff(self.name, outcome.status.value, seconds)
+            if outcome.status is DeliveryStatus.DELIVERED:
+                self._verifier.note_delivered(recipient.deliver_to)
+            elif outcome.status is DeliveryStatus.REFUSED and answer is not None:
+                self._verifier.note_refused(recipient.deliver_to, answer)
+
+    async def _ask(self, address: Address) -> Answer:
+        """Ask the server about one recipient, within VERIFY_S. Raises LmtpError."""
+        deadline = asyncio.get_running_loop().time() + min(VERIFY_S, self._handoff_deadline_s)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._question_slots.acquire()
+        except TimeoutError as exc:
+            raise LmtpTimeout("waited too long to ask") from exc
+        try:
+            lease = await self._pool.lease(deadline)
+            try:
+                return await lease.run(lambda c: self._ask_on(c, address, deadline), deadline)
+            finally:
+                lease.release()
+        finally:
+            self._question_slots.release()
+
+    async def _ask_on(self, connection: LmtpConnection, address: Address, deadline: float) -> Answer:
+        is_smtputf8 = not address.local.isascii()
+        if is_smtputf8 and not self._note_offer(connection).has_smtputf8:
+            return Answer(Stage.RCPT, NO_SMTPUTF8)
+        answer = await connection.ask_recipient(address, is_smtputf8=is_smtputf8, deadline=deadline)
+        self._note_offer(connection)
+        return answer
+
+    def _note_offer(self, connection: LmtpConnection) -> Capabilities:
+        self._offered = (self._clock(), connection.capabilities)
+        return connection.capabilities
+
+    def _recent_offer(self) -> Capabilities | None:
+        """Give what the server offered lately, believed as long as a bad answer: it may learn SMTPUTF8 any time."""
+        if self._offered is None or self._clock() - self._offered[0] >= BAD_S:
+            return None
+        return self._offered[1]
+
+    async def _dial(self, deadline: float) -> LmtpConnection:
+        loop = asyncio.get_running_loop()
+        return await connect_lmtp(
+            self._server,
+            hostname=self._hostname,
+            tls=self._tls,
+            tls_context=self._tls_context,
+            deadline=min(deadline, loop.time() + self._connect_timeout_s),
+        )
+
+
+def _have_ascii_local_parts(*addresses: Address | None) -> bool:
+    """Tell whether the addresses can travel without SMTPUTF8; a domain always can, in A-labels."""
+    return all(address is None or address.local.isascii() for address in addresses)

@@ -1,0 +1,123 @@
+"""Routes: which domains are ours, and which backend has a domain's mailboxes.
+
+Router is the delivering side as the receiving side sees it (mail.handoff.Handoff). An exact domain
+goes before a rule for subdomains, a longer such rule before a shorter one. postmaster and abuse of
+every domain of ours are always taken (RFC 5321 s4.5.1, RFC 2142): what their domain's backend does
+not take for them goes to the configured postmaster.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mailflow.mail.address import Address
+from mailflow.mail.envelope import Envelope
+from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
+from mailflow.mail.reply import Reply
+
+RELAYING_DENIED = Reply(550, "5.7.1", "Relaying denied")
+MISCONFIGURED = Reply(451, "4.3.5", "Mail for this address cannot be taken now, try again later")
+
+_ALWAYS_TAKEN = frozenset({"postmaster", "abuse"})
+
+
+class Backend(Protocol):
+    """Where mailboxes are: an LMTP server or a Maildir tree. Neither method raises for the backend's fault."""
+
+    name: str
+
+    async def open(self) -> None:
+        """Make ready."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what is idle."""
+        ...
+
+    async def verify(self, address: Address, *, is_smtputf8: bool) -> Verification:
+        """Tell whether mail for `address` would be taken; never NOT_OURS."""
+        ...
+
+    async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
+        """Deliver now; one outcome per recipient, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Domains in lower-case A-labels, `.example.org` for every name below example.org, and their backend's name."""
+
+    domains: Sequence[str]
+    backend: str
+
+
+class Router:
+    """The hand-off to backends by domain. `backends` by name. Raises ValueError where a route names an unknown one."""
+
+    def __init__(self, routes: Iterable[Route], backends: Mapping[str, Backend], *, postmaster: Address) -> None:
+        self._backends = backends
+        self._postmaster = postmaster
+        self._by_domain: dict[str, Backend] = {}
+        for route in routes:
+            if route.backend not in backends:
+                raise ValueError(f"no backend is named {route.backend!r}")
+            for domain in route.domains:
+                self._by_domain[domain] = backends[route.backend]
+
+    @property
+    def max_recipients(self) -> int:
+        """One: with two, what one mailbox took and the other did not would need a store that owns the rest."""
+        return 1
+
+    @property
+    def postmaster_address(self) -> Address:
+        """Gives the mailbox of `RCPT TO:<postmaster>`, which has no domain (RFC 5321 s4.5.1)."""
+        return self._postmaster
+
+    async def open(self) -> None:
+        """Make the backends ready."""
+        for backend in self._backends.values():
+            await backend.open()
+
+    async def close(self) -> None:
+        """Close what the backends keep idle."""
+        for backend in self._backends.values():
+            await backend.close()
+
+    async def verify_recipient(self, recipient: Address, *, is_smtputf8: bool) -> Verification:
+        """Tell whether mail for `recipient` is ours and would be taken now; see Handoff."""
+        backend = self._find(recipient.ascii_domain)
+        if backend is None:
+            return Verification(RecipientStatus.NOT_OURS, reply=RELAYING_DENIED)
+        verification = await backend.verify(recipient, is_smtputf8=is_smtputf8)
+        if verification.status is RecipientStatus.REFUSED and recipient.local.lower() in _ALWAYS_TAKEN:
+            return await self._verify_postmaster(verification, is_smtputf8=is_smtputf8)
+        return verification
+
+    async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
+        """Deliver now to the one recipient; see Handoff."""
+        (recipient,) = envelope.recipients
+        backend = self._find(recipient.deliver_to.ascii_domain)
+        if backend is None:  # the route went away since RCPT
+            return [Outcome(DeliveryStatus.DEFERRED, MISCONFIGURED, "", "no route leads there any more")]
+        return await backend.deliver(envelope, body)
+
+    def _find(self, domain: str) -> Backend | None:
+        found = self._by_domain.get(domain)
+        dot = domain.find(".")
+        while found is None and dot >= 0:
+            found = self._by_domain.get(domain[dot:])
+            dot = domain.find(".", dot + 1)
+        return found
+
+    async def _verify_postmaster(self, own: Verification, *, is_smtputf8: bool) -> Verification:
+        """Lead to the configured postmaster. That it cannot be reached is our fault, so never a permanent refusal."""
+        backend = self._find(self._postmaster.ascii_domain)
+        if backend is None:
+            return Verification(RecipientStatus.UNVERIFIABLE, reply=MISCONFIGURED)
+        verification = await backend.verify(self._postmaster, is_smtputf8=is_smtputf8)
+        if verification.status is not RecipientStatus.REFUSED:
+            return verification
+        if verification.is_unknown_user:
+            return Verification(RecipientStatus.UNVERIFIABLE, reply=MISCONFIGURED)
+        return Verification(RecipientStatus.REFUSED, reply=verification.reply)

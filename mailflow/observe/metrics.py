@@ -1,0 +1,69 @@
+"""What is counted, in a registry of its own: Prometheus names are a contract with dashboards.
+
+A Metrics is made by the composition root and handed down; there is no global one, so two services
+in one process (the demo, tests) do not add up. Label values come from our own code, never from a
+peer: each new value is a time series for ever.
+"""
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from mailflow.observe.log_writer import LineClass
+
+# From a local Maildir's fsync to the ten minutes RFC 1047 grants; handoff_deadline_s is 20 by default.
+HANDOFF_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60, 600)
+
+
+class Metrics:
+    """Every metric of the service; use as `metrics.shed_total.labels("connections").inc()`."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.messages_total = Counter(
+            "mailflow_messages_total",
+            "Messages by what became of them: accept, quarantine, reject, defer.",
+            ("listener", "action"),
+            registry=self.registry,
+        )
+        self.rcpt_total = Counter(
+            "mailflow_rcpt_total", "Recipients asked for, by result.", ("result",), registry=self.registry
+        )
+        self.handoff_seconds = Histogram(
+            "mailflow_handoff_seconds",
+            "How long handing a message to a backend took.",
+            ("backend", "outcome"),
+            buckets=HANDOFF_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.shed_total = Counter(
+            "mailflow_shed_total",
+            "Connections refused before work began, by reason.",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.log_dropped_total = Counter(
+            "mailflow_log_dropped_total", "Log lines lost, by class.", ("class",), registry=self.registry
+        )
+        self.tls_handshakes_total = Counter(
+            "mailflow_tls_handshakes_total",
+            "TLS handshakes of clients, by result.",
+            ("result",),
+            registry=self.registry,
+        )
+        self.internal_errors_total = Counter(
+            "mailflow_internal_errors_total", "Exceptions nobody expected.", registry=self.registry
+        )
+        self.sessions = Gauge("mailflow_sessions", "Open SMTP sessions.", registry=self.registry)
+        self.bytes_in_flight = Gauge(
+            "mailflow_bytes_in_flight", "Bytes of messages held in memory.", registry=self.registry
+        )
+        for line_class in LineClass:
+            # There from the start: a rate() over a series that begins with its first loss misses it.
+            self.log_dropped_total.labels(line_class.label)
+
+    def count_log_drop(self, label: str) -> None:
+        """Count one lost log line of the class `label`; any thread may call it."""
+        self.log_dropped_total.labels(label).inc()
+
+    def render(self) -> tuple[bytes, str]:
+        """Give the text Prometheus scrapes and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -1,0 +1,120 @@
+"""A real Postfix of its own in a folder: takes mail by SMTP on loopback, hands all of it to one relay host.
+
+It shares nothing with a Postfix of the machine: configuration, queue, data and log are in the folder. No DNS, retries
+after a second, a relay host that does not answer is not put aside. Needs root, as Postfix does.
+"""
+
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers import free_port, require_program, require_root, wait_until
+
+MAIN = """\
+compatibility_level = 3.6
+queue_directory = {folder}/queue
+data_directory = {folder}/data
+maillog_file_prefixes = {folder}
+maillog_file = {folder}/log
+syslog_name = postfix
+# Short ids are used again, and a queue id is what a message is known by here.
+enable_long_queue_ids = yes
+myhostname = client.example
+mydomain = client.example
+mydestination =
+local_transport = error:nothing is local
+alias_maps =
+alias_database =
+local_recipient_maps =
+inet_protocols = ipv4
+inet_interfaces = loopback-only
+mynetworks = 127.0.0.0/8
+smtpd_relay_restrictions = permit_mynetworks, reject
+smtpd_peername_lookup = no
+smtpd_tls_security_level = none
+smtp_tls_security_level = none
+smtp_dns_support_level = disabled
+notify_classes =
+in_flow_delay = 0
+relayhost = [127.0.0.1]:{relay_port}
+default_destination_concurrency_limit = 20
+initial_destination_concurrency = 20
+# A restart of the relay host must cost a retry of what was tried meanwhile, not a pause for all of the mail.
+default_destination_concurrency_failed_cohort_limit = 0
+transport_retry_time = 1s
+queue_run_delay = 1s
+minimal_backoff_time = 1s
+maximal_backoff_time = 2s
+"""
+# Nothing is chrooted; no pickup, as mail comes by SMTP alone (so no sendmail, which needs /etc/postfix/main.cf).
+MASTER = """\
+127.0.0.1:{port} inet n - n - - smtpd
+cleanup    unix  n - n - 0 cleanup
+qmgr       unix  n - n 300 1 qmgr
+rewrite    unix  - - n - - trivial-rewrite
+bounce     unix  - - n - 0 bounce
+defer      unix  - - n - 0 bounce
+trace      unix  - - n - 0 bounce
+verify     unix  - - n - 1 verify
+flush      unix  n - n 1000? 0 flush
+proxymap   unix  - - n - - proxymap
+proxywrite unix  - - n - 1 proxymap
+smtp       unix  - - n - - smtp
+showq      unix  n - n - - showq
+error      unix  - - n - - error
+retry      unix  - - n - - error
+discard    unix  - - n - - discard
+anvil      unix  - - n - 1 anvil
+scache     unix  - - n - 1 scache
+postlog    unix-dgram n - n - 1 postlogd
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Postfix:
+    """A running Postfix: the port of 127.0.0.1 where it takes mail, and its log."""
+
+    port: int
+    log: Path
+
+    def is_queue_empty(self, messages: int) -> bool:
+        """True once as many messages as this have left the queue."""
+        return self.log.read_bytes().count(b": removed\n") >= messages
+
+
+@contextlib.contextmanager
+def run_postfix(*, relay_port: int) -> Iterator[Postfix]:
+    """Serve until the block ends; all mail goes to this port of 127.0.0.1."""
+    require_root()
+    program = require_program("postfix")
+    # Not pytest's folder: its parents are closed to the user that Postfix runs as.
+    with tempfile.TemporaryDirectory(prefix="postfix-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        command = [program, "-c", str(folder / "etc")]
+        port = _write_settings(folder, relay_port)
+        started = subprocess.run([*command, "start"], capture_output=True, text=True, check=False)
+        log = folder / "log"
+        assert started.returncode == 0, f"{started.stdout}{started.stderr}{log.read_text() if log.exists() else ''}"
+        try:
+            yield Postfix(port, log)
+        finally:
+            subprocess.run([*command, "stop"], capture_output=True, check=False)
+            wait_until(lambda: not (folder / "queue/pid/master.pid").exists() or _has_ended(command), what="postfix")
+
+
+def _write_settings(folder: Path, relay_port: int) -> int:
+    port = free_port()
+    for name in ("etc", "queue", "data"):
+        (folder / name).mkdir()
+    subprocess.run(["chown", "postfix:", folder / "data"], check=True)
+    (folder / "etc/main.cf").write_text(MAIN.format(folder=folder, relay_port=relay_port), encoding="ascii")
+    (folder / "etc/master.cf").write_text(MASTER.format(port=port), encoding="ascii")
+    return port
+
+
+def _has_ended(command: list[str]) -> bool:
+    return subprocess.run([*command, "status"], capture_output=True, check=False).returncode != 0

@@ -1,0 +1,185 @@
+"""A real Postfix hands 10,000 messages through mailflow to an LMTP server: in peace, through restarts, through kills.
+
+Promise 1: a message answered 250 is never lost, and a double happens only where a peer failed to confirm. What Postfix
+heard is in its log, what arrived is on the sink's record, and the two are held against each other, pair by pair of
+message and recipient. Each test prints its figures however pytest is run.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.integration.lmtp_sink_process import Deliveries, run_lmtp_sink
+from tests.integration.mailflow_process import MailflowProcess
+from tests.integration.postfix_log import Results, read_results
+from tests.integration.postfix_server import Postfix, run_postfix
+from tests.integration.smtp_source import Message, make_messages, send_all
+from tests.servers import wait_until
+
+MESSAGES = 10_000
+BODY_BYTES = 4096
+SOURCE_CONNECTIONS = 10
+RESTARTS = 10
+KILLS = 6
+RUN_S = 200
+DOMAINS = ("one.example", "two.example")
+CONFIG = """\
+[[backend]]
+name = "sink"
+lmtp = ["127.0.0.1:{port}"]
+
+[[route]]
+domains = ["one.example", "two.example"]
+backend = "sink"
+"""
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(RUN_S + 40)]
+
+
+@dataclass(slots=True)
+class Line:
+    """The whole way: Postfix, mailflow, sink; and what mailflow's ended processes have used of the CPU."""
+
+    postfix: Postfix
+    mailflow: MailflowProcess
+    deliveries: Deliveries
+    ended_cpu_s: float = 0.0
+
+    @property
+    def cpu_s(self) -> float:
+        """CPU seconds of all mailflow processes so far, their start included."""
+        return self.ended_cpu_s + _cpu_s(self.mailflow.pid)
+
+    async def restart(self) -> None:
+        """SIGTERM, wait for the end of the drain, serve again."""
+        self.ended_cpu_s += _cpu_s(self.mailflow.pid)
+        assert await self.mailflow.terminate() == 0, "the drain was cut"
+        await self.mailflow.start()
+
+    async def kill(self) -> None:
+        """SIGKILL, serve again."""
+        self.ended_cpu_s += _cpu_s(self.mailflow.pid)
+        await self.mailflow.kill()
+        await self.mailflow.start()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What came of all messages: by Postfix's log, and how long it took."""
+
+    results: Results
+    seconds: float
+
+    def describe(self, line: Line, messages: list[Message]) -> str:
+        """The figures of the run, for people."""
+        deferred = "".join(f"\n    {count:6d} x {text}" for text, count in self.results.deferred.most_common(8))
+        doubled = sorted(line.deliveries.doubled.items())
+        explained = [
+            f"{pair}: {copies} copies, {self.results.no_final_reply[pair]} unheard" for pair, copies in doubled
+        ]
+        return (
+            f"\n  {len(messages)} messages, {len(_pairs(messages))} deliveries in {self.seconds:.1f} s:"
+            f" {len(messages) / self.seconds:.0f} messages/s"
+            f"\n  mailflow used {line.cpu_s:.1f} CPU s: {1000 * line.cpu_s / len(messages):.2f} ms a message"
+            f" (starts included: {len(line.mailflow.named('ready'))})"
+            f"\n  final replies that never reached Postfix: {self.results.no_final_reply.total()}"
+            f"\n  doubled: {len(doubled)} {explained}"
+            f"\n  deferred attempts: {self.results.deferred.total()}{deferred}"
+        )
+
+
+@pytest.fixture
+async def line(tmp_path: Path) -> AsyncIterator[Line]:
+    async with run_lmtp_sink() as deliveries:
+        config = CONFIG.format(port=deliveries.port)
+        async with MailflowProcess(tmp_path, config=config) as mailflow:
+            with run_postfix(relay_port=mailflow.mx_port) as postfix:
+                yield Line(postfix, mailflow, deliveries)
+
+
+async def test_ten_thousand_messages_arrive_once_each(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = make_messages(MESSAGES, domains=DOMAINS, seed=1)
+    run = await carry(line, messages)
+    print_figures(capsys, run.describe(line, messages))
+    assert_all_arrived(line, run, messages)
+    assert not line.deliveries.doubled
+    assert run.results.sent.total() == len(_pairs(messages))
+
+
+async def test_restarts_lose_and_double_nothing(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = make_messages(MESSAGES, domains=DOMAINS, seed=2)
+    run = await carry(line, messages, disturb=line.restart, times=RESTARTS)
+    print_figures(capsys, run.describe(line, messages))
+    assert_all_arrived(line, run, messages)
+    assert not line.deliveries.doubled
+    assert not +run.results.no_final_reply
+    assert len(line.mailflow.named("drain_ends", is_clean=True)) == RESTARTS
+
+
+async def test_kills_double_only_what_was_never_confirmed(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
+    messages = make_messages(MESSAGES, domains=DOMAINS, seed=3)
+    run = await carry(line, messages, disturb=line.kill, times=KILLS)
+    print_figures(capsys, run.describe(line, messages))
+    assert_all_arrived(line, run, messages)
+    unexplained = {
+        pair: copies
+        for pair, copies in line.deliveries.doubled.items()
+        if copies > 1 + run.results.no_final_reply[pair]
+    }
+    assert not unexplained
+
+
+async def carry(
+    line: Line,
+    messages: list[Message],
+    *,
+    disturb: Callable[[], Awaitable[None]] | None = None,
+    times: int = 0,
+) -> Run:
+    """Send everything, disturb at even steps of the progress, wait until Postfix has nothing left; read its log."""
+    expected = len(_pairs(messages))
+    began = time.monotonic()
+    async with asyncio.timeout(RUN_S), asyncio.TaskGroup() as tasks:
+        sending = tasks.create_task(
+            send_all(messages, port=line.postfix.port, connections=SOURCE_CONNECTIONS, size_bytes=BODY_BYTES)
+        )
+        for step in range(1, times + 1):
+            await line.deliveries.wait_for(expected * step // (times + 1))
+            assert disturb is not None
+            await disturb()
+        await line.deliveries.wait_for(expected)
+    seconds = time.monotonic() - began
+    await asyncio.to_thread(
+        wait_until, lambda: line.postfix.is_queue_empty(len(messages)), what="an empty queue of Postfix", deadline_s=30
+    )
+    tokens = {queue_id: token for token, queue_id in sending.result().items()}
+    results = read_results(line.postfix.log.read_text(encoding="utf-8", errors="replace").splitlines(), tokens=tokens)
+    return Run(results, seconds)
+
+
+def assert_all_arrived(line: Line, run: Run, messages: list[Message]) -> None:
+    """Every pair arrived whole and was confirmed to Postfix once, nothing else arrived, nothing came back."""
+    assert set(line.deliveries.copies) == _pairs(messages)
+    assert run.results.sent == dict.fromkeys(_pairs(messages), 1)
+    assert not run.results.bounced
+    assert line.mailflow.stderr == ""
+
+
+def print_figures(capsys: pytest.CaptureFixture[str], figures: str) -> None:
+    with capsys.disabled():
+        print(figures)
+
+
+def _pairs(messages: list[Message]) -> set[tuple[str, str]]:
+    return {(message.token, recipient) for message in messages for recipient in message.recipients}
+
+
+def _cpu_s(pid: int) -> float:
+    """User and system time of a living process (proc(5): fields 14 and 15, counted from behind the name)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
