@@ -5,16 +5,18 @@ that were bound before it, and drains: SIGTERM ends in `drain`, never in the mid
 """
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
-from mailflow.config import HostPort, LmtpBackend, MaildirBackend, Settings
-from mailflow.deliver.maildir import MaildirBackend as MaildirMailboxes
-from mailflow.deliver.mailbox import LmtpBackend as LmtpMailboxes
-from mailflow.deliver.route import Router
+from mailflow import config
+from mailflow.deliver.mailbox import LmtpBackend
+from mailflow.deliver.maildir import MaildirBackend
+from mailflow.deliver.route import Backend, Route, Router
 from mailflow.dns import Resolver, StubResolver
 from mailflow.mail.address import parse_mailbox
 from mailflow.observe.metrics import Metrics
@@ -22,6 +24,7 @@ from mailflow.observe.nursery import Nursery
 from mailflow.receive.inbound import Inbound
 from mailflow.receive.limits import ConnectionLimits
 from mailflow.smtp.budget import ByteBudget
+from mailflow.smtp.lmtp_connect import parse_server
 from mailflow.smtp.server import SHUTTING_DOWN, SmtpOptions, SmtpService
 from mailflow.smtp.tls import ServerTls
 
@@ -37,19 +40,28 @@ class Worker:
     Raises OSError or ssl.SSLError where certificate, key or a mailbox folder cannot be used.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, *, resolver: Resolver | None = None) -> None:
+    def __init__(self, settings: config.Settings, metrics: Metrics, *, resolver: Resolver | None = None) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._nursery = Nursery(on_failure=metrics.internal_errors_total.inc)
+        self._sessions = Nursery(on_failure=metrics.internal_errors_total.inc)
+        self._deliveries = Nursery(on_failure=metrics.internal_errors_total.inc)
         self._budget = ByteBudget(settings.limits.bytes_in_flight)
-        self._router = self._make_router()
-        self._mx = self._make_mx_service(resolver or StubResolver([str(n) for n in settings.dns.nameservers]))
+        self._resolver: Resolver = resolver or StubResolver([str(server) for server in settings.dns.nameservers])
+        self._postmaster = parse_mailbox(settings.postmaster)
+        self._backends = {table.name: self._make_backend(table) for table in settings.backend}
+        self._router = Router(
+            [Route(table.domains, table.backend) for table in settings.route],
+            self._backends,
+            postmaster=self._postmaster,
+        )
+        self._mx = self._make_mx_service()
         self._servers: list[tuple[socket.socket, asyncio.Server]] = []
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Serve the MX on bound sockets."""
         loop = asyncio.get_running_loop()
         await self._router.open()
+        await self._make_postmaster()
         for sock in sockets:
             server = await loop.create_server(self._mx, sock=sock, backlog=ACCEPT_BACKLOG)
             self._servers.append((sock, server))
@@ -60,11 +72,15 @@ class Worker:
         for sock, server in self._servers:
             _answer_backlog(sock)
             server.close()
-        is_clean = await self._nursery.wait_empty(timeout_s)
+        is_clean = await self._sessions.wait_empty(timeout_s)
         if not is_clean:
             log.warning("drain_cut", sessions=len(self._mx.sessions))
-            await self._nursery.cancel_all()
+        await self._sessions.cancel_all()
+        # What is left of deliveries has nobody who waits for it: its session was cut, or it refreshes a memory.
+        await self._deliveries.cancel_all()
         await self._router.close()
+        if isinstance(self._resolver, StubResolver):
+            await self._resolver.aclose()
         return is_clean
 
     def refresh_metrics(self) -> None:
@@ -72,15 +88,15 @@ class Worker:
         self._metrics.sessions.set(len(self._mx.sessions))
         self._metrics.bytes_in_flight.set(self._budget.reserved_bytes)
 
-    def _make_mx_service(self, resolver: Resolver) -> SmtpService:
+    def _make_mx_service(self) -> SmtpService:
         settings, metrics = self._settings, self._metrics
         inbound = Inbound(
             hostname=settings.hostname,
             handoff=self._router,
-            postmaster=parse_mailbox(settings.postmaster),
-            resolver=resolver,
+            postmaster=self._postmaster,
+            resolver=self._resolver,
             metrics=metrics,
-            nursery=self._nursery,
+            nursery=self._sessions,
             max_header_bytes=settings.mx.max_header_bytes,
         )
         limits = ConnectionLimits(
@@ -92,13 +108,43 @@ class Worker:
             handler=inbound,
             options=self._smtp_options(),
             budget=self._budget,
-            nursery=self._nursery,
+            nursery=self._sessions,
             tls=self._server_tls(),
             admit=limits.admit,
             leave=limits.leave,
             on_internal_error=metrics.internal_errors_total.inc,
             on_tls_handshake=lambda result: metrics.tls_handshakes_total.labels(result).inc(),
         )
+
+    def _make_backend(self, table: config.LmtpBackend | config.MaildirBackend) -> Backend:
+        hostname, on_handoff = self._settings.hostname, self._observe_handoff
+        if isinstance(table, config.MaildirBackend):
+            root, create = table.maildir, table.create
+            return MaildirBackend(table.name, root, create=create, hostname=hostname, on_handoff=on_handoff)
+        (server,) = table.lmtp
+        return LmtpBackend(
+            table.name,
+            parse_server(str(server)),
+            hostname=hostname,
+            nursery=self._deliveries,
+            connections=table.connections,
+            connect_timeout_s=table.connect_timeout_s,
+            reply_timeout_s=table.reply_timeout_s,
+            handoff_deadline_s=table.handoff_deadline_s,
+            when_unverifiable=table.when_unverifiable,
+            tls=table.tls,
+            tls_context=_client_tls(table.tls_ca) if table.tls != "off" else None,
+            on_handoff=on_handoff,
+        )
+
+    def _observe_handoff(self, backend: str, outcome: str, seconds: float) -> None:
+        self._metrics.handoff_seconds.labels(backend, outcome).observe(seconds)
+
+    async def _make_postmaster(self) -> None:
+        """Give the postmaster a mailbox where we keep the mailboxes: mail to it is never refused (RFC 5321 s4.5.1)."""
+        backend = self._router.find_backend(self._postmaster)
+        if isinstance(backend, MaildirBackend):
+            await backend.create_mailbox(self._postmaster)
 
     def _smtp_options(self) -> SmtpOptions:
         mx = self._settings.mx
@@ -119,3 +165,30 @@ class Worker:
         if not tls.certificate or not tls.key:
             return None
         return ServerTls(tls.certificate, tls.key, on_reload=_log_reload)
+
+
+def _client_tls(ca: Path | None) -> ssl.SSLContext:
+    """Verify mailbox servers against `ca`, None: the system's certificates."""
+    context = ssl.create_default_context(cafile=ca)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _log_reload(fault: str | None) -> None:
+    if fault is None:
+        log.info("certificate_reloaded")
+    else:
+        log.error("certificate_not_reloaded", fault=fault)
+
+
+def _answer_backlog(sock: socket.socket) -> None:
+    """Tell clients that were not accepted yet to come again: closing the socket would reset them without a word."""
+    while True:
+        try:
+            client, _ = sock.accept()
+        except (BlockingIOError, ConnectionError):
+            return
+        with contextlib.suppress(OSError), client:
+            client.setblocking(False)
+            client.send(SHUTTING_DOWN.encode())
+            client.shutdown(socket.SHUT_WR)

@@ -248,9 +248,9 @@ class LmtpTestServer:
             session.writer.write(raw)
 
     def hang_up(self) -> None:
-        """Close every open connection."""
+        """End every open connection from our side; a client that closes in turn brings its CLOSED."""
         for session in self.open_sessions.values():
-            session.writer.close()
+            session.writer.write_eof()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

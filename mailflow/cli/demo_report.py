@@ -62,7 +62,7 @@ class TextReport:
     def show_outcome(self, outcome: Outcome, greeting: Dialogue) -> None:
         """Print what a sample shows, what was said, what was decided and where the mail lies."""
         if not self._number:
-            self._say("Each sample has a connection of its own. It begins like this, and goes on under TLS:\n")
+            self._say("Each sample has a connection of its own. It begins like this, then TLS:\n")
             self._show_lines(greeting)
         self._number += 1
         self._say("")

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_val
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
-from mailflow.config import value as v
+import mailflow.config.value as v
 
 MAX_DURATION_S = 86400
 MAX_BYTES = 1 << 40
@@ -49,7 +49,7 @@ def describe_allowed(info: FieldInfo) -> str:
     """Tell in words what a key may hold; reference and faults say the same."""
     extra = info.json_schema_extra
     if isinstance(extra, dict) and extra["allowed"]:
-        kind = {int: "a whole number, ", float: "a number, "}.get(info.annotation, "") if info.annotation else ""
+        kind = "a whole number, " if info.annotation is int else "a number, " if info.annotation is float else ""
         return f"{kind}{extra['allowed']}"
     choices = get_args(info.annotation)
     return "one of " + ", ".join(f'"{choice}"' for choice in choices) if choices else "true or false"

@@ -102,6 +102,10 @@ class Router:
             return [Outcome(DeliveryStatus.DEFERRED, MISCONFIGURED, "", "no route leads there any more")]
         return await backend.deliver(envelope, body)
 
+    def find_backend(self, address: Address) -> Backend | None:
+        """Give the backend that has the mailboxes of the address's domain; None where the domain is not ours."""
+        return self._find(address.ascii_domain)
+
     def _find(self, domain: str) -> Backend | None:
         found = self._by_domain.get(domain)
         dot = domain.find(".")

@@ -175,11 +175,11 @@ class LmtpConnection:
         return answer
 
     def _begin(self) -> None:
+        self.has_answered = False
         if not self.is_reusable:  # the server closed, or spoke, since it was looked at
             raise self._stream.fault or self._out_of_step("the server spoke before it was asked")
         self._phase = _Phase.COMMANDS
         self._stream.is_final_dot_sent = False
-        self.has_answered = False
 
     async def _say_lhlo(self, hostname: str, deadline: float) -> None:
         self._stream.write(f"LHLO {hostname}\r\n".encode("ascii"), replies=1)

@@ -226,8 +226,9 @@ class PeerStream:
         if transport is None:  # the client went during the handshake
             self.is_lost = True
             raise PeerGone
-        # Whatever reached the buffer while the handshake was prepared came in plain text.
-        self._input.clear()
+        # Nothing in the buffer is plain text: the loop stops reading before anything more can come. What is there was
+        # encrypted, in one segment with the end of the handshake; thrown away, the client would wait for its reply.
+        self._resume_reading()  # the old transport, which the new one reads through
         self.connection_made(transport)
         return transport
 
@@ -250,14 +251,13 @@ class PeerStream:
         if lingers or can_half_close:
             while not self._has_heard_all() and await self._wait(deadline):
                 pass
-        if transport.get_write_buffer_size():
-            transport.abort()  # the client does not read: close() would wait for it for ever
-        else:
-            transport.close()
+        if transport.get_write_buffer_size():  # close() alone would wait for ever for a client that does not read
+            self._loop.call_at(deadline, self.abort)
+        transport.close()
 
     def abort(self) -> None:
         """Drop the connection now."""
-        if self._transport is not None:
+        if self._transport is not None and not self.is_lost:  # asyncio's abort() fails on a transport that has ended
             self._transport.abort()
 
     async def _wait(self, deadline: float) -> bool:

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.servers import free_port, require_program, wait_for_port, wait_until
+from tests.servers import free_port, leave_out, require_program, wait_for_port, wait_until
 
 PASSWORD = "secret"
 SETTINGS = """\
@@ -168,7 +168,10 @@ class Dovecot:
 
     def _write_settings(self, *, checks_quota_at_rcpt: bool, full_is_temporary: bool) -> None:
         is_root = os.geteuid() == 0
-        me, my_group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
+        try:
+            me, my_group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
+        except KeyError:
+            leave_out("Dovecot needs a user that has a name")
         settings = SETTINGS.format(
             folder=self._folder,
             lmtp_port=self.lmtp_port,

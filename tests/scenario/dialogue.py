@@ -17,6 +17,7 @@ A file is named for its fact and has sections, each begun by a line `--- name`. 
     S: 250 2.0.0 Ok                a line that must come next, exactly
     S*3: 250 2.0.0 Ok              the same three times
     S: re:250 2\.0\.0 Ok \w+       a line that must match as a whole
+    S+: 250 LIMITS RCPTMAX=1       the last line of a reply, whatever lines stand before it
     EOF                            the server must close, with nothing more said, and not by RST
     HALF-CLOSE  RESET  DISCONNECT  the client sends FIN and reads on, sends RST, goes
     TLS                            the client shakes hands (after STARTTLS was answered)
@@ -42,7 +43,7 @@ from typing import Any
 MODES = ("bytes", "tcp", "tls")
 ACTIONS = ("EOF", "HALF-CLOSE", "RESET", "DISCONNECT", "TLS", "DRAIN")
 
-_STEP = re.compile(r"(C|RAW|S)(?:\*(\d+))?:(?: (.*))?")
+_STEP = re.compile(r"(C|RAW|S\+?)(?:\*(\d+))?:(?: (.*))?")
 _ESCAPE = re.compile(rb"\\(?:([rnt0\\])|x([0-9a-fA-F]{2})|\{(\d+)\*((?:[^\\}]|\\.)*)\})", re.DOTALL)
 _OCTETS = {b"r": b"\r", b"n": b"\n", b"t": b"\t", b"0": b"\0", b"\\": b"\\"}
 
@@ -60,6 +61,7 @@ class Expect:
 
     pattern: str
     line_number: int
+    ends_reply: bool = False
 
     def matches(self, line: str) -> bool:
         """Tell whether the server's line is the one."""
@@ -106,7 +108,7 @@ def parse_scenario(path: Path) -> Scenario:
         raise ValueError(f"{path}: only comments may stand before the first section")
     line_number = head.count("\n") + 2
     for title, text in zip(sections[::2], sections[1::2], strict=True):
-        name, *words = title.split()
+        name, *words = title.split(maxsplit=2)
         match name, words:
             case "setup", []:
                 scenario.setup = tomllib.loads(text)
@@ -160,8 +162,8 @@ def _parse_steps(text: str, path: Path, line_number: int) -> list[Step]:
             steps.append(Act(line, number))
             continue
         kind, times, argument = match[1], int(match[2] or 1), match[3] or ""
-        if kind == "S":
-            steps += [Expect(argument, number)] * times
+        if kind.startswith("S"):
+            steps += [Expect(argument, number, ends_reply=kind == "S+")] * times
             continue
         data = times * (unescape(argument) + (b"\r\n" if kind == "C" else b""))
         if steps and isinstance(steps[-1], Send):

@@ -90,6 +90,8 @@ async def run_step(client: Client, step: Send | Expect | Act, service: RunningSe
 async def check(client: Client, expected: Expect) -> None:
     try:
         line = (await client.line()).decode()
+        while expected.ends_reply and line[3:4] == "-":
+            line = (await client.line()).decode()
     except TimeoutError:
         pytest.fail(f"line {expected.line_number}: {expected.pattern!r} did not come within {DEADLINE_S:g} s")
     assert expected.matches(line), f"line {expected.line_number}: expected {expected.pattern!r}, came {line!r}"

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from mailflow.smtp.lmtp_errors import (
     LmtpTimeout,
     LmtpUnreachable,
 )
+from mailflow.smtp.reply_stream import ReplyStream
 from tests.lmtp_server import (
     Action,
     LmtpTestServer,
@@ -232,21 +233,30 @@ async def test_421_before_the_final_dot_is_the_end_of_the_session(stage: str) ->
         assert not connection.is_reusable
 
 
-@pytest.mark.parametrize("pushed", [b"250 2.0.0 hello?\r\n", b"25", b"421 4.4.2 idle for too long\r\n"])
+@pytest.mark.parametrize("pushed", [b"250 2.0.0 hello?\r\n", b"421 4.4.2 idle for too long\r\n"])
 async def test_bytes_on_an_idle_connection_make_it_useless(pushed: bytes) -> None:
     async with LmtpTestServer() as server, connected(server) as connection:
         await transact(connection)
         server.push(pushed)
-        await seen(lambda: not connection.is_reusable)
+        await server.reached("CLOSED")
+        assert not connection.is_reusable
         with pytest.raises(LmtpError):
             await transact(connection)
+
+
+async def test_half_a_reply_that_nobody_asked_for_is_enough() -> None:
+    stream = ReplyStream(asyncio.get_running_loop())
+    assert stream.is_quiet
+    stream.data_received(b"25")
+    assert not stream.is_quiet
 
 
 async def test_a_closed_idle_connection_is_not_reusable() -> None:
     async with LmtpTestServer() as server, connected(server) as connection:
         await transact(connection)
         server.hang_up()
-        await seen(lambda: not connection.is_reusable)
+        await server.reached("CLOSED")
+        assert not connection.is_reusable
         with pytest.raises(LmtpConnectionLost):
             await transact(connection)
         assert not connection.has_answered
@@ -347,10 +357,3 @@ def test_server_addresses_are_read_and_written_alike() -> None:
     for text in ("dovecot", "dovecot:0", "dovecot:65536", "unix:", ":24", "a:b:24", "2001:db8::1:24"):
         with pytest.raises(ValueError, match="HOST:PORT"):
             parse_server(text)
-
-
-async def seen(condition: Callable[[], bool]) -> None:
-    """Let the loop run until `condition()`: bytes that the server has written are on their way through loopback."""
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0)

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ def stuff(blocks: list[bytes]) -> bytes:
 
 def cut(text: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
-    return [text[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [text[start:end] for start, end in itertools.pairwise(edges)]
 
 
 @given(lines=LINES, places=st.lists(st.integers(0, 100), max_size=6))
