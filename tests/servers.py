@@ -10,6 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -19,12 +20,14 @@ PACKAGES = {
     "dovecot": "dovecot-imapd",
     "imap": "dovecot-imapd",
     "lmtp": "dovecot-lmtpd",
+    "Net/SSLeay.pm": "libnet-ssleay-perl",  # STARTTLS in swaks
     "postfix": "postfix",
     "swaks": "swaks",
     "unbound": "unbound",
 }
 # Debian keeps daemons where an ordinary user's PATH does not reach
 DAEMON_FOLDERS = ("/usr/sbin", "/usr/lib/dovecot", "/usr/lib/postfix/sbin")
+PERL_FOLDERS = ("usr/lib/*/perl5/*", "usr/share/perl5")
 
 
 def is_ci() -> bool:
@@ -33,7 +36,9 @@ def is_ci() -> bool:
 
 
 def find_program(name: str) -> str | None:
-    """The absolute path of a program on PATH or among the daemons, None where it is not installed."""
+    """The absolute path of a program on PATH or among the daemons, or of a Perl module; None where it is not installed."""
+    if name.endswith(".pm"):
+        return next((str(path) for folder in PERL_FOLDERS for path in Path("/").glob(f"{folder}/{name}")), None)
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *DAEMON_FOLDERS)))
 
 

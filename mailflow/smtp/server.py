@@ -412,18 +412,24 @@ class SmtpSession(SMTP):
         self._reserve_declared(mail)
         sender = "" if mail.reverse_path is None else str(mail.reverse_path)
         self.envelope.mail = mail
-        reply = await self._hook("MAIL", sender, _parameters(argument)) or Reply(250, "2.1.0", "Sender ok")
-        if not reply.is_positive:
-            self._set_rset_state()
-            return reply
-        self.envelope.mail_from = sender
-        self.envelope.mail_options = _parameters(argument)
-        self.envelope.smtp_utf8 = mail.is_smtputf8
+        reply = None
+        try:
+            reply = await self._hook("MAIL", sender, _parameters(argument)) or Reply(250, "2.1.0", "Sender ok")
+        finally:
+            # Also where the hook raised: a refused sender leaves nothing that RCPT could go on with.
+            if reply is None or not reply.is_positive:
+                self._set_rset_state()
+        if reply.is_positive:
+            self.envelope.mail_from = sender
+            self.envelope.mail_options = _parameters(argument)
+            self.envelope.smtp_utf8 = mail.is_smtputf8
         return reply
 
     async def smtp_RCPT(self, argument: str) -> Reply:
         """RCPT TO (s4.1.1.3)."""
         mail = self._need_mail()
+        if self.envelope.chunks:
+            raise ProtocolError(Reply(503, "5.5.1", "BDAT has begun, RCPT cannot follow"))
         rcpt = parse_rcpt(argument, is_extended=self.session.extended_smtp, is_smtputf8=mail.is_smtputf8)
         if len(self.envelope.rcpt_tos) >= self.options.max_recipients:
             raise ProtocolError(Reply(452, "4.5.3", "Too many recipients, send the others in another transaction"))

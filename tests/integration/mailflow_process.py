@@ -1,6 +1,6 @@
 """`mailflow serve` as a real child process on fixed loopback ports: its log, its probes, its end.
 
-    async with MailflowProcess(tmp_path, config=BACKEND_AND_ROUTE) as mailflow:
+    async with MailflowProcess(tmp_path, config=route("example.org", maildir="mail", create=True)) as mailflow:
         ... talk to 127.0.0.1:mailflow.mx_port ...
         event = await mailflow.wait_event("message", action="accept")
         assert await mailflow.terminate() == 0
@@ -47,6 +47,14 @@ nameservers = ["127.0.0.1:{dns_port}"]
 """
 
 Event = dict[str, Any]
+
+
+def route(domain: str, **keys: object) -> str:
+    """TOML of a backend with these keys, named as the domain, and of the route of the domain to it."""
+    lines = [f"{key} = {json.dumps(value)}" for key, value in {"name": domain, **keys}.items()]
+    return "\n".join(
+        ["[[backend]]", *lines, "", "[[route]]", f'domains = ["{domain}"]', f'backend = "{domain}"', "", ""]
+    )
 
 
 class NobodyKnows(asyncio.DatagramProtocol):

@@ -99,5 +99,7 @@ async def test_a_service_without_a_mailbox_it_must_have_does_not_pass(
         is_fine = await send_samples(service.listeners["mx"][0], site, JsonReport(site))
     finally:
         await service.drain()
+    complaints = capsys.readouterr().err.splitlines()
     assert not is_fine
-    assert "ordinary: the last reply must begin with 250 2.0.0" in capsys.readouterr().err
+    assert "mailflow demo: ordinary: the last reply must begin with 250 2.0.0, it was: 550 5.1.1" in complaints[0]
+    assert {line.split(": ")[1] for line in complaints} == {"ordinary", "8bit", "smuggling", "oversize", "loop"}

@@ -16,6 +16,7 @@ from mailflow.smtp.stream import INPUT_HIGH_BYTES, DeadlinePassed, LineTooLong, 
 from tests.unit.smtp.certificates import write_pair
 
 MAX_LINE_OCTETS = 64
+READY = b"220 2.0.0 Ready to start TLS\r\n"
 
 
 @pytest.fixture(params=[asyncio.DefaultEventLoopPolicy, uvloop.EventLoopPolicy], ids=["asyncio", "uvloop"])
@@ -338,7 +339,8 @@ class TlsClient:
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="mx.example.org")
 
     async def shake_hands(self) -> None:
-        """Run the handshake; its last flight stays unsent."""
+        """Wait for the go-ahead and run the handshake; its last flight stays unsent."""
+        assert await self._connection.reader.readline() == READY
         while True:
             try:
                 self.tls.do_handshake()
@@ -365,16 +367,18 @@ class TlsClient:
         self._incoming.write(data)
 
 
-def server_context(folder: Path) -> ssl.SSLContext:
+async def start_tls(connection: Connection, folder: Path, *, timeout_s: float = 5) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*write_pair(folder))
-    return context
+    connection.stream.push(READY)
+    await connection.stream.start_tls(connection.owner, context, timeout_s)
 
 
 async def test_command_that_shares_a_segment_with_the_end_of_the_handshake_is_heard(
     connection: Connection, tmp_path: Path
 ) -> None:
-    starting = asyncio.create_task(connection.stream.start_tls(connection.owner, server_context(tmp_path), 5))
+    starting = asyncio.create_task(start_tls(connection, tmp_path))
+    await asyncio.sleep(0)
     client = TlsClient(connection, tmp_path / "tls.crt")
     await client.shake_hands()
     client.tls.write(b"EHLO after.example\r\n")
@@ -386,7 +390,8 @@ async def test_command_that_shares_a_segment_with_the_end_of_the_handshake_is_he
 async def test_flood_that_shares_a_segment_with_the_end_of_the_handshake_stalls_nothing(
     connection: Connection, tmp_path: Path
 ) -> None:
-    starting = asyncio.create_task(connection.stream.start_tls(connection.owner, server_context(tmp_path), 5))
+    starting = asyncio.create_task(start_tls(connection, tmp_path))
+    await asyncio.sleep(0)
     client = TlsClient(connection, tmp_path / "tls.crt")
     await client.shake_hands()
     for _ in range(20_000):
@@ -402,7 +407,8 @@ async def test_what_was_said_before_the_handshake_is_never_heard_after_it(
 ) -> None:
     connection.writer.write(b"STARTTLS\r\nEHLO injected\r\nhalf a comm")
     assert await connection.next_line() == b"STARTTLS\r\n"
-    starting = asyncio.create_task(connection.stream.start_tls(connection.owner, server_context(tmp_path), 5))
+    starting = asyncio.create_task(start_tls(connection, tmp_path))
+    await asyncio.sleep(0)
     client = TlsClient(connection, tmp_path / "tls.crt")
     await client.shake_hands()
     client.send()
@@ -418,17 +424,17 @@ async def test_what_was_said_before_the_handshake_is_never_heard_after_it(
 async def test_plain_text_in_place_of_a_handshake_is_peer_gone(connection: Connection, tmp_path: Path) -> None:
     connection.writer.write(b"EHLO I never meant it\r\n")
     with pytest.raises(PeerGone):
-        await connection.stream.start_tls(connection.owner, server_context(tmp_path), 5)
+        await start_tls(connection, tmp_path)
     assert connection.stream.is_lost
 
 
 async def test_handshake_that_never_comes_is_peer_gone_at_its_deadline(connection: Connection, tmp_path: Path) -> None:
     with pytest.raises(PeerGone):
-        await connection.stream.start_tls(connection.owner, server_context(tmp_path), 0.05)
+        await start_tls(connection, tmp_path, timeout_s=0.05)
 
 
 async def test_client_that_goes_within_the_handshake_is_peer_gone(connection: Connection, tmp_path: Path) -> None:
-    starting = asyncio.create_task(connection.stream.start_tls(connection.owner, server_context(tmp_path), 5))
+    starting = asyncio.create_task(start_tls(connection, tmp_path))
     connection.writer.close()
     with pytest.raises(PeerGone):
         await asyncio.wait_for(starting, 2)
