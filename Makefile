@@ -24,7 +24,7 @@ apt_install() {
 		ours=1; trap "rm -f $$policy" EXIT
 		printf '#!/bin/sh\nexit 101\n' >$$policy && chmod 755 $$policy
 	fi
-	echo "Installing $$* with apt-get"
+	echo "Installing $$* with apt-get" >&2
 	{ apt-get install -y -q --no-install-recommends "$$@" || {
 		apt-get update -q && apt-get install -y -q --no-install-recommends "$$@"; }; } >$$log 2>&1 </dev/null ||
 		{ status=2; tail -n 30 $$log >&2; }
@@ -81,7 +81,7 @@ $(STAMP): requirements-dev.lock pyproject.toml
 				'apt-get update && apt-get install -y --no-install-recommends python3-venv' >&2; exit 1; }; \
 	fi
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else f"mailflow needs Python 3.11 or later, $(PYTHON) is {sys.version}: make PYTHON=...")'
-	@echo "Installing mailflow and its locked dependencies into $(VENV)"
+	@echo "Installing mailflow and its locked dependencies into $(VENV)" >&2
 	@$(PYTHON) -m venv --clear $(VENV)
 	@$(VENV)/bin/python -m pip install -q --require-hashes --only-binary :all: -r requirements-dev.lock
 	@$(VENV)/bin/python -m pip install -q --no-deps --no-build-isolation -e .

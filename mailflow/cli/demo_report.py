@@ -18,7 +18,7 @@ from mailflow.cli.demo_outcome import Outcome
 from mailflow.cli.demo_site import Site
 
 _VERDICT_STYLES = {"accept": "bold green", "reject": "bold red", "defer": "bold yellow"}
-_REPLY_STYLES = {"2": "green", "4": "yellow", "5": "red"}
+_REPLY_STYLES = {"4": "yellow", "5": "red"}
 
 
 class JsonReport:
@@ -96,7 +96,7 @@ class TextReport:
     def _show_lines(self, dialogue: Dialogue) -> None:
         for speaker, line in dialogue.lines:
             style = _REPLY_STYLES.get(line[:1], "") if speaker == "S" else ""
-            self._say((f"    {speaker}: ", "dim"), (line, style))
+            self._say((f"    {speaker}:", "dim"), (f" {line}".rstrip(), style))
 
     def _say(self, *parts: str | tuple[str, str]) -> None:
         self._console.print(Text.assemble(*parts))

@@ -32,11 +32,7 @@ class LmtpPool:
 
     async def lease(self, deadline: float) -> "Lease":
         """Wait for a free slot, then give an idle connection or a fresh one. Raises LmtpError."""
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._slots.acquire()
-        except TimeoutError as exc:
-            raise LmtpTimeout("waited too long for a free connection") from exc
+        await self._take_slot(deadline)
         try:
             connection = self._take_idle()
             if connection is not None:
@@ -69,6 +65,16 @@ class LmtpPool:
         for _, connection in self._idle:
             connection.quit()
         self._idle.clear()
+
+    async def _take_slot(self, deadline: float) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()  # at once
+            return
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._slots.acquire()
+        except TimeoutError as exc:
+            raise LmtpTimeout("waited too long for a free connection") from exc
 
     def _take_idle(self) -> LmtpConnection | None:
         while self._idle:

@@ -90,11 +90,11 @@ class Inbound:
         assert envelope.mail is not None
         assert envelope.rcpt is not None
         recipient = envelope.rcpt.forward_path or self._postmaster
-        session.context.facts["rcpt_to"] = address
         verification = await self._handoff.verify_recipient(recipient, is_smtputf8=envelope.mail.is_smtputf8)
         self._metrics.rcpt_total.labels(verification.status.value).inc()
         if verification.status is RecipientStatus.GOOD and verification.deliver_to:
             envelope.recipients.append(Recipient(recipient, verification.deliver_to))
+            session.context.facts["rcpt_to"] = address
             return None
         session.unknown_users += verification.is_unknown_user
         return verification.reply
@@ -111,16 +111,30 @@ class Inbound:
         reply = _answer(outcomes, message_id)
         session.context.facts |= _describe(outcomes)
         if reply.is_positive:
-            self._decide(session, "accept", reply)
+            self._decide(session, "accept", reply, session.context.facts)
+            session.context.facts = {}
         return reply
 
+    async def handle_RSET(self, server: SmtpSession, session: Client, envelope: Transaction) -> None:
+        """Forget the transaction: its facts are none of the next one's."""
+        session.context.facts = {}
+
     async def handle_REFUSED(
-        self, server: SmtpSession, session: Client, envelope: Transaction, verb: str, reply: Reply
+        self, server: SmtpSession, session: Client, envelope: Transaction, verb: str, argument: str, reply: Reply
     ) -> None:
         """Note every refusal, the session's own included: one event, with what was known by then."""
-        if verb in ENVELOPE_COMMANDS:
-            action = "defer" if reply.is_transient else "reject"
-            self._decide(session, action, reply, command=verb, is_message=verb in MESSAGE_COMMANDS)
+        if verb not in ENVELOPE_COMMANDS:
+            return
+        facts = session.context.facts
+        if verb == "MAIL":
+            facts = {"mail_from": _path_in(argument)}
+        elif verb == "RCPT":
+            facts = facts | {"rcpt_to": _path_in(argument)}
+        # A DATA out of order is no message.
+        is_message = verb in MESSAGE_COMMANDS and reply.code != 503
+        self._decide(
+            session, "defer" if reply.is_transient else "reject", reply, facts, command=verb, is_message=is_message
+        )
 
     async def handle_GONE(self, server: SmtpSession, session: Client, envelope: Transaction, verb: str) -> None:
         """Note a client that went in the middle of a message; it was told nothing, so it still has the message."""
@@ -128,7 +142,14 @@ class Inbound:
             log.info("client_gone", command=verb, client_ip=session.ip, helo=session.host_name, **session.context.facts)
 
     def _decide(
-        self, session: Client, action: str, reply: Reply, *, command: str = "DATA", is_message: bool = True
+        self,
+        session: Client,
+        action: str,
+        reply: Reply,
+        facts: dict[str, object],
+        *,
+        command: str = "DATA",
+        is_message: bool = True,
     ) -> None:
         if is_message:
             self._metrics.messages_total.labels("mx", action).inc()
@@ -141,7 +162,7 @@ class Inbound:
             client_name=_result_of(session.context.client_name),
             helo=session.host_name,
             tls=session.tls[0] if session.tls else None,
-            **session.context.facts,
+            **facts,
         )
 
     async def _trace(self, session: Client, envelope: Transaction, message_id: str) -> bytes:
@@ -191,6 +212,12 @@ def _answer(outcomes: list[Outcome], message_id: str) -> Reply:
 def _describe(outcomes: list[Outcome]) -> dict[str, object]:
     (outcome,) = outcomes
     return {"outcome": outcome.status.value, "backend": outcome.backend, "detail": outcome.detail}
+
+
+def _path_in(argument: str) -> str:
+    """Give what a refused MAIL or RCPT named: between its angle brackets, or all of it where there are none."""
+    start, end = argument.find("<"), argument.rfind(">")
+    return argument[start + 1 : end] if 0 <= start < end else argument
 
 
 def _protocol(session: Client, envelope: Transaction) -> str:

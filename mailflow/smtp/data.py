@@ -31,7 +31,8 @@ class Content:
     """The content being collected, with line ends checked; filled by DotReader or ChunkReader.
 
     Bounded: `max_bytes` in all, `max_line_octets` a line with its CRLF. `reserve` is asked before more is kept,
-    with the octets that would then be kept in all. `fault` tells the first breach.
+    with the octets that would then be kept in all; `on_discard` hears that nothing is kept any more. `fault` tells the
+    first breach.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class Content:
         max_line_octets: int,
         normalizes_newlines: bool,
         reserve: Callable[[int], bool] = lambda kept_bytes: True,
+        on_discard: Callable[[], None] = lambda: None,
     ) -> None:
         self.fault: ContentFault | None = None
         self._max_bytes = max_bytes
         self._max_line_octets = max_line_octets
         self._normalizes_newlines = normalizes_newlines
         self._reserve = reserve
+        self._on_discard = on_discard
         self._kept = bytearray()
         self._line_octets = 0
 
@@ -73,6 +76,7 @@ class Content:
         """Keep nothing from here on; what was kept is freed."""
         self.fault = self.fault or fault
         self._kept = bytearray()
+        self._on_discard()
 
     def take(self) -> bytes:
         """Give the whole content; its last line has its CRLF."""

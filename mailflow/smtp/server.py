@@ -48,6 +48,7 @@ RELIED_ON = (
     "_create_envelope",
     "_create_session",
     "_handle_client",
+    "_handle_hooks",
     "_set_post_data_state",
     "_set_rset_state",
 )
@@ -162,7 +163,7 @@ class SmtpSession(SMTP):
         self.event_handler = service.handler
         self.hostname = service.options.hostname
         self.transport: asyncio.Transport | None = None
-        self._verb = ""  # the command being executed, "" between commands
+        self._verb = self._argument = ""  # the command being executed, "" between commands
         self._is_closing = False
         self._lingers = True
 
@@ -212,7 +213,7 @@ class SmtpSession(SMTP):
         self._set_post_data_state()
 
     def _set_post_data_state(self) -> None:
-        self.service.budget.release(self.envelope.reserved_bytes)
+        self._release_reserved()
         self.envelope = self._create_envelope()
 
     async def push(self, status: Any) -> None:
@@ -275,9 +276,9 @@ class SmtpSession(SMTP):
             await self._flush()
             # A deadline for the whole line: it does not begin again with each byte.
             deadline = self.loop.time() + self.options.command_timeout_s
-            while line is None and not self._must_drain():
+            # Looked at before each wait: a line that came during the flush wakes nobody any more.
+            while (line := self.stream.take_line()) is None and not self._must_drain():
                 await self.stream.wait_input(deadline)
-                line = self.stream.take_line()
         return line
 
     async def _flush(self) -> None:
@@ -291,13 +292,13 @@ class SmtpSession(SMTP):
 
     async def _execute(self, line: bytes) -> None:
         """Run one command line and queue its reply."""
-        self._verb = ""
+        self._verb = self._argument = ""
         try:
-            self._verb, argument = split_command(self._strip_newline(line))
+            self._verb, self._argument = split_command(self._strip_newline(line))
             method = self.verbs.get(self._verb)
             if method is None:
                 raise _unknown_verb(self._verb)
-            reply = await method(self, argument)
+            reply = await method(self, self._argument)
         except ProtocolError as error:
             reply = error.reply
             self._is_closing = self._is_closing or error.closes
@@ -308,13 +309,13 @@ class SmtpSession(SMTP):
             reply = LOCAL_ERROR
         if reply is not None:
             await (self._refuse(reply) if reply.code >= 400 else self.push(reply))
-        self._verb = ""
+        self._verb = self._argument = ""
 
     async def _refuse(self, reply: Reply) -> None:
         """Queue a 4xx or 5xx; count what the client did wrong; end the session of one who only does wrong."""
         await self.push(reply)
         self._is_closing = self._is_closing or reply.code in (421, 521)
-        await self._hook("REFUSED", self._verb, reply)
+        await self._hook("REFUSED", self._verb, self._argument, reply)
         self.session.errors += reply.is_permanent
         if self._is_closing:
             return
@@ -544,6 +545,7 @@ class SmtpSession(SMTP):
             max_line_octets=self.options.max_line_octets,
             normalizes_newlines=self.options.normalizes_newlines,
             reserve=self._reserve_received,
+            on_discard=self._release_reserved,
         )
 
     def _reserve_received(self, kept_bytes: int) -> bool:
@@ -554,6 +556,11 @@ class SmtpSession(SMTP):
                 return False
             self.envelope.reserved_bytes = kept_bytes
         return True
+
+    def _release_reserved(self) -> None:
+        """Give back what the transaction holds: a message that is only read to its end keeps nobody else out."""
+        self.service.budget.release(self.envelope.reserved_bytes)
+        self.envelope.reserved_bytes = 0
 
     async def _read_content(self, content: Content, reader: DotReader | ChunkReader) -> None:
         try:

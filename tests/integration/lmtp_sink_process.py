@@ -14,13 +14,15 @@ from pathlib import Path
 PROGRAM = Path(__file__).with_name("lmtp_sink.py")
 
 
-class Deliveries:
-    """What reached the sink: how often each (token, recipient) was recorded."""
+class LmtpSinkProcess:
+    """A serving sink: its port of 127.0.0.1, and how often each (token, recipient) was recorded."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, stdout: asyncio.StreamReader, port: int) -> None:
         self.port = port
         self.copies: collections.Counter[tuple[str, str]] = collections.Counter()
         self._changed = asyncio.Condition()
+        self._process = process
+        self._recording = asyncio.create_task(self._record_all(stdout))
 
     @property
     def doubled(self) -> dict[tuple[str, str], int]:
@@ -32,8 +34,14 @@ class Deliveries:
         async with self._changed:
             await self._changed.wait_for(lambda: len(self.copies) >= pairs)
 
-    async def record_all(self, stdout: asyncio.StreamReader) -> None:
-        """Take records until the sink ends."""
+    async def end(self) -> None:
+        """Stop serving; afterwards the record is complete."""
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        await self._recording
+
+    async def _record_all(self, stdout: asyncio.StreamReader) -> None:
         async for line in stdout:
             token, recipient = line.decode("ascii").split()
             self.copies[token, recipient] += 1
@@ -42,16 +50,13 @@ class Deliveries:
 
 
 @contextlib.asynccontextmanager
-async def run_lmtp_sink() -> AsyncIterator[Deliveries]:
+async def run_lmtp_sink() -> AsyncIterator[LmtpSinkProcess]:
     """Serve LMTP on a port of 127.0.0.1 until the block ends."""
     process = await asyncio.create_subprocess_exec(sys.executable, str(PROGRAM), stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
+    port = int((await process.stdout.readline()).split()[1])
+    sink = LmtpSinkProcess(process, process.stdout, port)
     try:
-        deliveries = Deliveries(int((await process.stdout.readline()).split()[1]))
-        async with asyncio.TaskGroup() as tasks:
-            recording = tasks.create_task(deliveries.record_all(process.stdout))
-            yield deliveries
-            recording.cancel()
+        yield sink
     finally:
-        process.kill()
-        await process.wait()
+        await sink.end()

@@ -12,8 +12,8 @@ import pytest
 
 from tests.integration.certificates import write_certificate
 from tests.integration.dovecot_server import Dovecot
+from tests.integration.mail_client import MailClient
 from tests.integration.mailflow_process import MailflowProcess, route
-from tests.scenario.client import SmtpClient
 from tests.servers import require_program
 
 TRACE_FIELD = re.compile(rb"(Return-Path|Delivered-To|Received):[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
@@ -112,7 +112,7 @@ async def test_a_message_without_a_final_newline_gets_one_and_no_other_change(
     content = HEADER % (name, name) + b"\r\nthe last line has no end"
     async with MailflowProcess(tmp_path, config=route("example.org", lmtp=[server])) as mailflow:
         await send_by_smtplib(mailflow, content)
-        client = await SmtpClient.greeted(mailflow.mx_port)
+        client = await MailClient.greeted(mailflow.mx_port)
         client.send(
             b"MAIL FROM:<a@sender.example>\r\nRCPT TO:<alice@example.org>\r\n"
             b"BDAT 20\r\n" + content[:20] + b"BDAT %d LAST\r\n" % len(content[20:]) + content[20:]
@@ -126,7 +126,7 @@ async def test_our_received_field_names_the_hop_and_the_id_that_the_client_was_t
     tmp_path: Path, dovecot: Dovecot
 ) -> None:
     async with MailflowProcess(tmp_path, config=route("example.org", lmtp=[dovecot.server])) as mailflow:
-        client = await SmtpClient.greeted(mailflow.mx_port, "EHLO client.example")
+        client = await MailClient.greeted(mailflow.mx_port, "EHLO client.example")
         client.send(b"MAIL FROM:<a@sender.example>\r\nRCPT TO:<alice@example.org>\r\nDATA\r\n")
         await client.replies(3)
         client.send(HEADER % (b"hop", b"hop-test") + b"\r\nbody\r\n.\r\n")
@@ -142,7 +142,7 @@ async def test_our_received_field_names_the_hop_and_the_id_that_the_client_was_t
 
 async def test_unknown_user_is_550_at_rcpt_and_postmaster_is_always_taken(tmp_path: Path, dovecot: Dovecot) -> None:
     async with MailflowProcess(tmp_path, config=route("example.org", lmtp=[dovecot.server])) as mailflow:
-        client = await SmtpClient.greeted(mailflow.mx_port)
+        client = await MailClient.greeted(mailflow.mx_port)
         await client.command("MAIL FROM:<a@sender.example>")
         replies = {}
         for recipient in ("nobody@example.org", "a@elsewhere.example", "abuse@example.org"):

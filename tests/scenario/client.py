@@ -34,6 +34,11 @@ class LineReader:
         """Read `count` replies."""
         return [await self.reply() for _ in range(count)]
 
+    async def octets(self, count: int) -> bytes:
+        """Read exactly so many octets."""
+        async with asyncio.timeout(DEADLINE_S):
+            return await self.reader.readexactly(count)
+
     async def rest(self) -> bytes:
         """Read until the server closes; an RST raises ConnectionResetError."""
         async with asyncio.timeout(DEADLINE_S):

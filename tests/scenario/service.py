@@ -79,6 +79,13 @@ class RunningService:
         return self.worker._budget.reserved_bytes
 
     @property
+    def buffered_bytes(self) -> int:
+        """What waits to be read or written in the buffers of all sessions."""
+        streams = [session.stream for session in self.worker._mx.sessions]
+        written = sum(s._transport.get_write_buffer_size() for s in streams if s._transport and not s.is_lost)
+        return written + sum(len(s._input) + sum(map(len, s._output)) for s in streams)
+
+    @property
     def open_sessions(self) -> int:
         """Sessions that have not ended, those that linger included."""
         return len(self.worker._mx.sessions)

@@ -1,9 +1,10 @@
 """PeerStream over real connections, on both event loops: lines, content, deadlines, STARTTLS, the orderly end."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import uvloop
 from mailflow.smtp.data import BareNewline, ChunkReader, Content, DotReader
 from mailflow.smtp.stream import INPUT_HIGH_BYTES, DeadlinePassed, LineTooLong, PeerGone, PeerStream
 from tests.unit.smtp.certificates import write_pair
+
+pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy.")
 
 MAX_LINE_OCTETS = 64
 READY = b"220 2.0.0 Ready to start TLS\r\n"
@@ -74,6 +77,21 @@ async def connection() -> AsyncIterator[Connection]:
     yield Connection(owner, owner.stream, theirs, reader, writer)
     owner.stream.abort()
     writer.close()
+
+
+@contextlib.contextmanager
+def dripping(writer: asyncio.StreamWriter) -> Iterator[None]:
+    """Send an octet every 10 ms meanwhile."""
+    loop = asyncio.get_running_loop()
+
+    def drip() -> None:
+        nonlocal timer
+        writer.write(b"x")
+        timer = loop.call_later(0.01, drip)
+
+    timer = loop.call_later(0.01, drip)
+    yield
+    timer.cancel()
 
 
 def new_content(max_bytes: int = 100_000) -> Content:
@@ -137,18 +155,8 @@ async def test_what_a_client_pipelines_is_held_in_bounds_and_none_of_it_is_lost(
 
 
 async def test_deadline_is_for_the_whole_line_and_does_not_begin_again_with_each_byte(connection: Connection) -> None:
-    dripping = True
-
-    async def drip() -> None:
-        while dripping:
-            connection.writer.write(b"x")
-            await asyncio.sleep(0.01)
-
-    drips = asyncio.create_task(drip())
-    with pytest.raises(DeadlinePassed):
+    with dripping(connection.writer), pytest.raises(DeadlinePassed):
         await asyncio.wait_for(connection.next_line(within_s=0.1), 5)
-    dripping = False
-    await drips
 
 
 async def test_half_close_ends_the_input_after_the_lines_that_came_before_it(connection: Connection) -> None:
@@ -311,19 +319,9 @@ async def test_content_that_stops_coming_passes_the_deadline(connection: Connect
 
 
 async def test_content_that_drips_below_the_rate_passes_the_deadline(connection: Connection) -> None:
-    dripping = True
-
-    async def drip() -> None:
-        while dripping:
-            connection.writer.write(b"x")
-            await asyncio.sleep(0.01)
-
-    drips = asyncio.create_task(drip())
     reading = connection.read_content(DotReader(new_content()), timeout_s=0.1, rate=100_000)
-    with pytest.raises(DeadlinePassed):
+    with dripping(connection.writer), pytest.raises(DeadlinePassed):
         await asyncio.wait_for(reading, 5)
-    dripping = False
-    await drips
 
 
 # STARTTLS.

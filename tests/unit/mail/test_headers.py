@@ -1,0 +1,53 @@
+"""Where a header section ends, and which fields it has."""
+
+import pytest
+
+from mailflow.mail.headers import header_length, iter_fields
+
+
+@pytest.mark.parametrize(
+    ("content", "header"),
+    [
+        (b"A: 1\r\nB: 2\r\n\r\nbody\r\n\r\n", b"A: 1\r\nB: 2\r\n"),
+        (b"A: 1\r\n\r\n", b"A: 1\r\n"),
+        (b"\r\nbody\r\n\r\nmore\r\n", b""),
+        (b"\r\n", b""),
+        (b"", b""),
+        (b"A: 1\r\nB: 2\r\n", b"A: 1\r\nB: 2\r\n"),
+        (b"no field\r\n\r\nbody\r\n", b"no field\r\n"),
+        (b"A: 1\r\n \r\n\r\nbody\r\n", b"A: 1\r\n \r\n"),
+    ],
+)
+def test_header_ends_before_the_first_empty_line(content: bytes, header: bytes) -> None:
+    assert content[: header_length(content)] == header
+
+
+@pytest.mark.parametrize(
+    ("header", "fields"),
+    [
+        (b"", []),
+        (b"A: 1\r\nb:2\r\n", [(b"a", b" 1"), (b"b", b"2")]),
+        (b"Subject:\r\n", [(b"subject", b"")]),
+        (b"Subject: a\r\n b\r\n\tc\r\nTo: d\r\n", [(b"subject", b" a\r\n b\r\n\tc"), (b"to", b" d")]),
+        (b"Subject: a\r\n \r\n b\r\n", [(b"subject", b" a\r\n \r\n b")]),
+        (b"Subject : a\r\n", [(b"subject", b" a")]),
+        (b"Subject: a:b:c\r\n", [(b"subject", b" a:b:c")]),
+        (b"X: \xff\x80\r\n", [(b"x", b" \xff\x80")]),
+        (b"A: 1\r\nA: 2\r\n", [(b"a", b" 1"), (b"a", b" 2")]),
+    ],
+)
+def test_fields_come_in_order_with_their_folding(header: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    assert list(iter_fields(header)) == fields
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"no colon\r\n", b" folded\r\n", b": no name\r\n", b"n\xc3me: x\r\n", b"two words: x\r\n", b"A: x\ry\r\n"],
+)
+def test_line_that_is_no_field_ends_the_walk(line: bytes) -> None:
+    assert list(iter_fields(line + b"B: 2\r\n")) == []
+    assert list(iter_fields(b"To: a\r\n" + b"\r\n" + line)) == [(b"to", b" a")]
+
+
+def test_field_without_its_line_end_is_no_field() -> None:
+    assert list(iter_fields(b"A: 1\r\nB: " + b"x" * 100_000)) == [(b"a", b" 1")]
