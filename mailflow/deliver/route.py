@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mailflow.deliver.answers import NO_SMTPUTF8
 from mailflow.mail.address import Address
 from mailflow.mail.envelope import Envelope
 from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
@@ -69,11 +70,6 @@ class Router:
         """One: with two, what one mailbox took and the other did not would need a store that owns the rest."""
         return 1
 
-    @property
-    def postmaster_address(self) -> Address:
-        """Gives the mailbox of `RCPT TO:<postmaster>`, which has no domain (RFC 5321 s4.5.1)."""
-        return self._postmaster
-
     async def open(self) -> None:
         """Make the backends ready."""
         for backend in self._backends.values():
@@ -86,42 +82,30 @@ class Router:
 
     async def verify_recipient(self, recipient: Address, *, is_smtputf8: bool) -> Verification:
         """Tell whether mail for `recipient` is ours and would be taken now; see Handoff."""
-        backend = self._find(recipient.ascii_domain)
+        backend = self.find_backend(recipient)
         if backend is None:
             return Verification(RecipientStatus.NOT_OURS, reply=RELAYING_DENIED)
         verification = await backend.verify(recipient, is_smtputf8=is_smtputf8)
-        if verification.status is RecipientStatus.REFUSED and recipient.local.lower() in _ALWAYS_TAKEN:
-            return await self._verify_postmaster(verification, is_smtputf8=is_smtputf8)
-        return verification
+        if recipient.local.lower() not in _ALWAYS_TAKEN or verification.reply in (None, NO_SMTPUTF8):
+            return verification
+        # Unknown, full, or not to be asked now: taken all the same. What then becomes of the message, its delivery tells.
+        is_refused = verification.status is RecipientStatus.REFUSED
+        return Verification(RecipientStatus.GOOD, deliver_to=self._postmaster if is_refused else recipient)
 
     async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
         """Deliver now to the one recipient; see Handoff."""
         (recipient,) = envelope.recipients
-        backend = self._find(recipient.deliver_to.ascii_domain)
+        backend = self.find_backend(recipient.deliver_to)
         if backend is None:  # the route went away since RCPT
             return [Outcome(DeliveryStatus.DEFERRED, MISCONFIGURED, "", "no route leads there any more")]
         return await backend.deliver(envelope, body)
 
     def find_backend(self, address: Address) -> Backend | None:
         """Give the backend that has the mailboxes of the address's domain; None where the domain is not ours."""
-        return self._find(address.ascii_domain)
-
-    def _find(self, domain: str) -> Backend | None:
+        domain = address.ascii_domain
         found = self._by_domain.get(domain)
         dot = domain.find(".")
         while found is None and dot >= 0:
             found = self._by_domain.get(domain[dot:])
             dot = domain.find(".", dot + 1)
         return found
-
-    async def _verify_postmaster(self, own: Verification, *, is_smtputf8: bool) -> Verification:
-        """Lead to the configured postmaster. That it cannot be reached is our fault, so never a permanent refusal."""
-        backend = self._find(self._postmaster.ascii_domain)
-        if backend is None:
-            return Verification(RecipientStatus.UNVERIFIABLE, reply=MISCONFIGURED)
-        verification = await backend.verify(self._postmaster, is_smtputf8=is_smtputf8)
-        if verification.status is not RecipientStatus.REFUSED:
-            return verification
-        if verification.is_unknown_user:
-            return Verification(RecipientStatus.UNVERIFIABLE, reply=MISCONFIGURED)
-        return Verification(RecipientStatus.REFUSED, reply=verification.reply)

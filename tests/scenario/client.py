@@ -84,6 +84,12 @@ class SmtpClient(LineReader):
         async with asyncio.timeout(DEADLINE_S):
             await self.writer.start_tls(context, server_hostname="mx.test")
 
+    def read_no_more(self) -> None:
+        """Leave what the server says in the kernel."""
+        transport = self.writer.transport
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "pause_reading")
+        transport.pause_reading()
+
     def half_close(self) -> None:
         """Send FIN and go on reading."""
         self.writer.write_eof()

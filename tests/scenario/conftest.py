@@ -46,7 +46,5 @@ def _write(folder: Path, made: x509.Certificate, key: ec.EllipticCurvePrivateKey
     pem = serialization.Encoding.PEM
     certificate = Certificate(folder / "tls.crt", folder / "tls.key")
     certificate.chain.write_bytes(made.public_bytes(pem))
-    certificate.key.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    certificate.key.write_bytes(key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
     return certificate

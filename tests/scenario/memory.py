@@ -1,10 +1,10 @@
-"""A client in the same process: the worker's protocol on a transport in memory, every octet an event of its own."""
+"""A client in the same process: a session's protocol on a transport in memory, each event made by the test."""
 
 import asyncio
 from pathlib import Path
 from typing import Any
 
-from mailflow.app import Worker
+from mailflow.smtp.server import SmtpSession
 from tests.scenario.client import LineReader
 
 
@@ -16,11 +16,13 @@ class MemoryTransport(asyncio.Transport):
         self._protocol = protocol
         self._reader = reader
         self._is_closing = False
+        self.writes: list[bytes] = []
         self.may_feed = asyncio.Event()
         self.may_feed.set()
 
     def write(self, data: Any) -> None:
         assert not self._is_closing, "written after close"
+        self.writes.append(bytes(data))
         self._reader.feed_data(bytes(data))
 
     def can_write_eof(self) -> bool:
@@ -54,11 +56,15 @@ class MemoryTransport(asyncio.Transport):
 class MemoryClient(LineReader):
     """A client of one session, with the methods of SmtpClient that a dialogue uses."""
 
-    def __init__(self, worker: Worker) -> None:
-        self.reader = asyncio.StreamReader()
-        self.protocol = worker._mx()
+    def __init__(self, protocol: SmtpSession) -> None:
+        self.reader = asyncio.StreamReader(limit=1 << 22)
+        self.protocol = protocol
         self.transport = MemoryTransport(self.protocol, self.reader)
         self.protocol.connection_made(self.transport)
+
+    def send(self, data: bytes) -> None:
+        """Feed octets as one event."""
+        self.protocol.data_received(data)
 
     async def send_all(self, data: bytes) -> None:
         """Feed octet by octet, and let the session run behind each."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from mailflow.app import Worker
 from mailflow.config import load_settings
-from mailflow.dns import Resolver
+from mailflow.dns import Answer, RdType, Record, Resolver
 from mailflow.observe.metrics import Metrics
 from mailflow.testing import ZoneResolver
 from tests.scenario.client import SmtpClient
@@ -43,6 +43,14 @@ class Certificate:
 
     chain: Path
     key: Path
+
+
+class BrokenResolver(ZoneResolver):
+    """A resolver with a fault of ours inside: what it raises is no fact about DNS."""
+
+    async def resolve(self, name: str, rdtype: RdType | str) -> Answer[Record]:
+        """Raise what nobody expects, with words that no peer may read."""
+        raise RuntimeError("SecretClass at /etc/mailflow/secret.py")
 
 
 @dataclass(slots=True)

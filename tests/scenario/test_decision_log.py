@@ -4,7 +4,7 @@ from pathlib import Path
 
 from structlog.testing import capture_logs
 
-from tests.scenario.service import serve
+from tests.scenario.service import BrokenResolver, serve
 
 
 async def test_events_of_one_session_keep_their_transactions_apart(tmp_path: Path) -> None:
@@ -37,8 +37,6 @@ async def test_events_of_one_session_keep_their_transactions_apart(tmp_path: Pat
 
 
 async def test_fault_of_ours_is_logged_with_its_traceback(tmp_path: Path) -> None:
-    from tests.scenario.test_dialogues import BrokenResolver
-
     with capture_logs() as events:
         async with serve(tmp_path, resolver=BrokenResolver({}), expects_faults=True) as service:
             client = await service.greeted()

@@ -1,7 +1,7 @@
 """SMTP smuggling: a sequence that some server takes for the end of DATA hides a second message behind it.
 
-The sequences are those of the public scanners (SEC Consult's SMTP-Smuggling-Tools, smtpsmug); where $MAILFLOW_VECTORS is
-set, the copy there must hold none that is not tried here.
+The sequences are those of the public scanners (SEC Consult's SMTP-Smuggling-Tools, smtpsmug); where $MAILFLOW_VECTORS
+is set, the copy there must hold none that is not tried here.
 """
 
 import json
@@ -36,7 +36,7 @@ NAMES = [repr(sequence)[2:-1] for sequence in SEQUENCES]
 
 
 async def connect(service: RunningService, mode: str) -> SmtpClient | MemoryClient:
-    return await service.connect() if mode == "tcp" else MemoryClient(service.worker)
+    return await service.connect() if mode == "tcp" else MemoryClient(service.worker._mx())
 
 
 async def smuggle(client: SmtpClient | MemoryClient, sequence: bytes) -> bytes:

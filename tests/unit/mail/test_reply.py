@@ -158,9 +158,10 @@ def test_reply_of_too_many_lines_is_no_reply() -> None:
 
 def test_reader_tells_whether_it_stands_between_replies_and_starts_anew_after_each() -> None:
     reader = ReplyReader()
-    assert reader.is_between_replies
-    assert reader.feed_line(b"250-a") is None
-    assert not reader.is_between_replies
-    assert reader.feed_line(b"250 b") == Reply(250, "", "a\nb")
-    assert reader.is_between_replies
-    assert reader.feed_line(b"550 c") == Reply(550, "", "c")
+    states = [reader.is_between_replies]
+    replies = []
+    for line in (b"250-a", b"250 b", b"550 c"):
+        replies.append(reader.feed_line(line))
+        states.append(reader.is_between_replies)
+    assert replies == [None, Reply(250, "", "a\nb"), Reply(550, "", "c")]
+    assert states == [True, False, True, True]

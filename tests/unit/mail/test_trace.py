@@ -68,7 +68,9 @@ def test_tls_is_told_with_version_and_cipher() -> None:
     ],
 )
 def test_greeting_gets_in_only_as_a_domain_or_literal(helo: str, written: str) -> None:
-    assert received(replace(HOP, helo=helo)).startswith(f"Received: from {written} (mail.client.example [192.0.2.1])\r\n")
+    assert received(replace(HOP, helo=helo)).startswith(
+        f"Received: from {written} (mail.client.example [192.0.2.1])\r\n"
+    )
 
 
 @pytest.mark.parametrize("name", ["evil) by other.example (x", "a\r\nX-Forged: yes", "a\\b\\041.example"])

@@ -152,4 +152,4 @@ def test_other_headers_are_no_loop(header: str) -> None:
 
 def test_delivered_to_compares_domains_in_a_labels() -> None:
     with pytest.raises(ProtocolError):
-        refuse_loop("Delivered-To: joe@xn--bcher-kva.example\r\n".encode(), [parse_mailbox("joe@bücher.example")])
+        refuse_loop(b"Delivered-To: joe@xn--bcher-kva.example\r\n", [parse_mailbox("joe@bücher.example")])

@@ -27,10 +27,6 @@ def write_pair(folder: Path, *, host: str = "mx.example.org", passphrase: bytes 
     )
     certificate_file, key_file = folder / "tls.crt", folder / "tls.key"
     certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    encryption = (
-        serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
-    )
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
-    )
+    encryption = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    key_file.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
     return certificate_file, key_file

@@ -95,7 +95,8 @@ def test_greeting_name_is_kept_as_written(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "a b", "a;b", "a(b)", "<a>", "a@b", "[192.0.2.1", "[]", "bücher.example", "x" * 256, "a\tb", "a\n"]
+    "name",
+    ["", " ", "a b", "a;b", "a(b)", "<a>", "a@b", "[192.0.2.1", "[]", "bücher.example", "x" * 256, "a\tb", "a\n"],
 )
 def test_greeting_that_could_harm_a_trace_field_is_501(name: str) -> None:
     with pytest.raises(ProtocolError) as error:
@@ -279,14 +280,18 @@ def test_rcpt_is_parsed(argument: str, expected: Rcpt) -> None:
     assert rcpt(argument) == expected
 
 
-@pytest.mark.parametrize("argument", ["", "TO:", "TO: <a@b.example>", "FROM:<a@b.example>", "TO:a@b.example", "TO:<a@b"])
+@pytest.mark.parametrize(
+    "argument", ["", "TO:", "TO: <a@b.example>", "FROM:<a@b.example>", "TO:a@b.example", "TO:<a@b"]
+)
 def test_rcpt_that_is_not_to_and_a_bracketed_path_is_501_5_5_4(argument: str) -> None:
     with pytest.raises(ProtocolError) as error:
         rcpt(argument)
     assert codes(error) == (501, "5.5.4")
 
 
-@pytest.mark.parametrize("path", ["", "a", "abuse", "a@", "a..b@c.example", "postmaster@", '"postmaster"', " postmaster"])
+@pytest.mark.parametrize(
+    "path", ["", "a", "abuse", "a@", "a..b@c.example", "postmaster@", '"postmaster"', " postmaster"]
+)
 def test_bad_recipient_address_is_501_5_1_3(path: str) -> None:
     with pytest.raises(ProtocolError) as error:
         rcpt(f"TO:<{path}>")
@@ -327,7 +332,22 @@ def test_bdat_is_parsed(argument: str, expected: Bdat) -> None:
 
 @pytest.mark.parametrize(
     "argument",
-    ["", "LAST", "-1", "+1", "1.5", "0x10", "86LAST", "86  LAST", "86 LAST x", "86 FIRST", " 86", "٣", "3 LAſT", "9" * 21],
+    [
+        "",
+        "LAST",
+        "-1",
+        "+1",
+        "1.5",
+        "0x10",
+        "86LAST",
+        "86  LAST",
+        "86 LAST x",
+        "86 FIRST",
+        " 86",
+        "٣",
+        "3 LAſT",
+        "9" * 21,
+    ],
 )
 def test_bad_bdat_is_501_and_closes_since_what_follows_is_no_command(argument: str) -> None:
     with pytest.raises(ProtocolError) as error:

@@ -26,7 +26,7 @@ async def test_command_that_came_while_replies_could_not_leave_is_answered() -> 
         commands += 1
         await asyncio.sleep(0)
     writer.write(b"NOOP\r\n")
-    while not session.stream.has_input:
+    while not session.stream.has_input:  # noqa: ASYNC110  # turns of the loop, not a time
         await asyncio.sleep(0)
     client.resume_reading()
     replies = [await asyncio.wait_for(reader.readline(), 2) for _ in range(1 + commands + 1)]

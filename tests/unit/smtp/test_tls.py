@@ -1,4 +1,4 @@
-"""The server's certificate: loaded once, read again when what its name leads to changes, kept when the new one is bad."""
+"""The server's certificate: read again when what its name leads to changes, kept when the new one is bad."""
 
 import ssl
 from pathlib import Path
