@@ -88,7 +88,7 @@ class Router:
         verification = await backend.verify(recipient, is_smtputf8=is_smtputf8)
         if recipient.local.lower() not in _ALWAYS_TAKEN or verification.reply in (None, NO_SMTPUTF8):
             return verification
-        # Unknown, full, or not to be asked now: taken all the same. What then becomes of the message, its delivery tells.
+        # Unknown, full, or not to be asked now: taken all the same. What becomes of the message, its delivery tells.
         is_refused = verification.status is RecipientStatus.REFUSED
         return Verification(RecipientStatus.GOOD, deliver_to=self._postmaster if is_refused else recipient)
 

@@ -122,3 +122,7 @@ async def test_a_route_that_went_away_defers_the_message() -> None:
 def test_a_route_to_no_backend_is_an_error() -> None:
     with pytest.raises(ValueError, match="nowhere"):
         Router([Route(["example.org"], "nowhere")], {}, postmaster=POSTMASTER)
+
+
+async def test_one_recipient_is_all_that_can_be_taken_at_a_time() -> None:
+    assert make_router().max_recipients == 1
