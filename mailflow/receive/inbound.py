@@ -135,6 +135,8 @@ class Inbound:
         self._decide(
             session, "defer" if reply.is_transient else "reject", reply, facts, command=verb, is_message=is_message
         )
+        if envelope.mail is None:  # the refusal ended the transaction
+            session.context.facts = {}
 
     async def handle_GONE(self, server: SmtpSession, session: Client, envelope: Transaction, verb: str) -> None:
         """Note a client that went in the middle of a message; it was told nothing, so it still has the message."""

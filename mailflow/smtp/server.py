@@ -526,7 +526,7 @@ class SmtpSession(SMTP):
             raise ProtocolError(Reply(503, "5.5.1", "No valid recipients"))
 
     def _need_room(self) -> None:
-        if self.service.budget.is_full:
+        if self.service.budget.is_full and not self.envelope.reserved_bytes:
             raise ProtocolError(CONTENT_REPLIES[ContentFault.NO_ROOM])
 
     def _reserve_declared(self, mail: Mail) -> None:

@@ -114,7 +114,8 @@ class Dovecot:
                 [self._program, "-F", "-c", str(self._folder / "dovecot.conf")],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0,
             )  # fmt: skip
-        wait_for_port(self.lmtp_port, what=f"dovecot, see {self._folder}")
+        for port in (self.lmtp_port, self.imap_port):
+            wait_for_port(port, what=f"dovecot, see {self._folder}")
 
     def stop(self) -> None:
         """End in an orderly way; then connections are refused."""
@@ -124,6 +125,8 @@ class Dovecot:
     def kill(self) -> None:
         """End all of its processes at once, in the middle of whatever they do."""
         self._end(signal.SIGKILL)
+        for lock in (self._folder / "mail").glob("**/*.lock"):  # Dovecot would wait two minutes for the dead
+            lock.unlink()
 
     def freeze(self) -> None:
         """Stop all of its processes; connections still stand and are accepted, nothing is answered."""

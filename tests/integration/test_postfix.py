@@ -164,6 +164,8 @@ def assert_all_arrived(line: Line, run: Run, messages: list[Message]) -> None:
     assert not strange
     assert not {pair: run.results.sent[pair] for pair in expected if run.results.sent[pair] != 1}
     assert not run.results.bounced
+    # A fault of our own is answered 451 and tried again: Postfix alone would not tell of it.
+    assert not [event for event in line.mailflow.events if event.get("level") == "error"]
     assert line.mailflow.stderr == ""
 
 

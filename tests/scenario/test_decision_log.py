@@ -21,9 +21,15 @@ async def test_events_of_one_session_keep_their_transactions_apart(tmp_path: Pat
                 "RCPT TO:<nobody@example.org>",
                 "RSET",
                 "MAIL FROM:<bad",
+                "MAIL FROM:<dave@client.test>",
+                "RCPT TO:<alice@example.org>",
+                "DATA",
+                "Delivered-To: alice@example.org\r\n.",
+                "RCPT TO:<alice@example.org>",
             ):
                 await client.command(line)
-    accepted, bad_sender, unknown, bad_again = (e for e in events if e["event"] in {"message", "command"})
+    decisions = [e for e in events if e["event"] in {"message", "command"}]
+    accepted, bad_sender, unknown, bad_again, looping, out_of_order = decisions
 
     assert accepted["action"] == "accept"
     assert (accepted["mail_from"], accepted["rcpt_to"]) == ("bob@client.test", "alice@example.org")
@@ -32,8 +38,12 @@ async def test_events_of_one_session_keep_their_transactions_apart(tmp_path: Pat
     assert (unknown["mail_from"], unknown["rcpt_to"]) == ("carol@client.test", "nobody@example.org")
     for event in (bad_sender, bad_again):
         assert event["reply"] == "501 5.5.4 Syntax: MAIL FROM:<address>"
-        assert not {"id", "mail_from", "rcpt_to", "outcome"} & event.keys()
+        assert not {"id", "rcpt_to", "outcome"} & event.keys()
+        assert "bad" in event["mail_from"]
     assert "id" not in unknown
+    assert (looping["mail_from"], looping["action"]) == ("dave@client.test", "reject")
+    assert looping["id"] != accepted["id"]
+    assert not {"id", "mail_from", "size"} & out_of_order.keys()
 
 
 async def test_fault_of_ours_is_logged_with_its_traceback(tmp_path: Path) -> None:

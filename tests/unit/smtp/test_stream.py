@@ -259,7 +259,7 @@ async def test_closing_with_input_unread_does_not_destroy_the_reply_just_written
 
 async def test_close_ends_at_once_when_the_client_closes_its_side(connection: Connection) -> None:
     closing = asyncio.create_task(connection.stream.close_in_order())
-    assert await connection.reader.read() == b""
+    assert await asyncio.wait_for(connection.reader.read(), 1) == b""  # our side is shut before theirs is
     connection.writer.close()
     await asyncio.wait_for(closing, 1)
 
@@ -331,6 +331,15 @@ async def test_content_that_drips_below_the_rate_passes_the_deadline(connection:
         await asyncio.wait_for(reading, 5)
 
 
+async def test_content_that_comes_slowly_but_above_the_rate_is_taken(connection: Connection) -> None:
+    content = new_content()
+    with dripping(connection.writer):
+        reading = asyncio.create_task(connection.read_content(DotReader(content), timeout_s=0.4, rate=1))
+        asyncio.get_running_loop().call_later(0.9, connection.writer.write, b"\r\n.\r\n")
+        await asyncio.wait_for(reading, 5)
+    assert set(content.take()) == set(b"x\r\n")
+
+
 # STARTTLS.
 
 
@@ -399,6 +408,7 @@ async def test_flood_that_shares_a_segment_with_the_end_of_the_handshake_stalls_
     await asyncio.sleep(0)
     client = TlsClient(connection, tmp_path / "tls.crt")
     await client.shake_hands()
+    connection.client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1_000_000)
     for _ in range(20_000):
         client.tls.write(b"NOOP\r\n")
     client.send()
