@@ -44,7 +44,7 @@ class Worker:
         self._settings = settings
         self._metrics = metrics
         self._sessions = Nursery(on_failure=metrics.internal_errors_total.inc)
-        self._deliveries = Nursery(on_failure=metrics.internal_errors_total.inc)
+        self._background = Nursery(on_failure=metrics.internal_errors_total.inc)
         self._budget = ByteBudget(settings.limits.bytes_in_flight)
         self._resolver: Resolver = resolver or StubResolver([str(server) for server in settings.dns.nameservers])
         self._postmaster = parse_mailbox(settings.postmaster)
@@ -76,8 +76,8 @@ class Worker:
         if not is_clean:
             log.warning("drain_cut", sessions=len(self._mx.sessions))
         await self._sessions.cancel_all()
-        # What is left of deliveries has nobody who waits for it: its session was cut, or it refreshes a memory.
-        await self._deliveries.cancel_all()
+        # What is left has nobody who waits for it: its session was cut, it refreshes a memory, or asks for a name.
+        await self._background.cancel_all()
         await self._router.close()
         if isinstance(self._resolver, StubResolver):
             await self._resolver.aclose()
@@ -96,7 +96,7 @@ class Worker:
             postmaster=self._postmaster,
             resolver=self._resolver,
             metrics=metrics,
-            nursery=self._sessions,
+            nursery=self._background,
             max_header_bytes=settings.mx.max_header_bytes,
         )
         limits = ConnectionLimits(
@@ -126,7 +126,7 @@ class Worker:
             table.name,
             parse_server(str(server)),
             hostname=hostname,
-            nursery=self._deliveries,
+            nursery=self._background,
             connections=table.connections,
             connect_timeout_s=table.connect_timeout_s,
             reply_timeout_s=table.reply_timeout_s,

@@ -129,7 +129,7 @@ class Inbound:
         if verb == "MAIL":
             facts = {"mail_from": _path_in(argument)}
         elif verb == "RCPT":
-            facts = facts | {"rcpt_to": _path_in(argument)}
+            facts = (facts if envelope.mail else {}) | {"rcpt_to": _path_in(argument)}
         # A DATA out of order is no message.
         is_message = verb in MESSAGE_COMMANDS and reply.code != 503
         self._decide(

@@ -234,6 +234,9 @@ class SmtpSession(SMTP):
             await self._hook("GONE", self._verb)
         except DeadlinePassed:
             await self._refuse(Reply(421, "4.4.2", "Timeout, closing connection"))
+        except asyncio.CancelledError:  # the drain's time is over: no time for a goodbye either
+            self.stream.abort()
+            raise
         except Exception:
             self._report_fault("session")
             await self.push(Reply(421, "4.3.0", "Local error, closing connection"))

@@ -217,7 +217,12 @@ class PeerStream:
         self.drop_input()
         try:
             transport = await self._loop.start_tls(
-                self._transport, owner, context, server_side=True, ssl_handshake_timeout=timeout_s
+                self._transport,
+                owner,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=timeout_s,
+                ssl_shutdown_timeout=LINGER_S,
             )
         except (OSError, ssl.SSLError, TimeoutError) as exc:
             self._transport.abort()
@@ -259,6 +264,7 @@ class PeerStream:
         """Drop the connection now."""
         if self._transport is not None and not self.is_lost:  # asyncio's abort() fails on a transport that has ended
             self._transport.abort()
+            self.is_lost = True
 
     async def _wait(self, deadline: float) -> bool:
         """Wait for a wake until `deadline`; tells whether one came."""

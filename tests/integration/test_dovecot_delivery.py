@@ -39,7 +39,7 @@ def message(name: str, token: str) -> bytes:
 
 def without_trace(delivered: bytes) -> bytes:
     """What follows the four trace fields: two of the final delivery, Dovecot's Received, ours."""
-    names = []
+    names: list[bytes] = []
     while len(names) < 4 and (field := TRACE_FIELD.match(delivered)):
         names.append(field[1])
         delivered = delivered[field.end() :]
