@@ -36,7 +36,7 @@ def is_ci() -> bool:
 
 
 def find_program(name: str) -> str | None:
-    """The absolute path of a program on PATH or among the daemons, or of a Perl module; None where it is not installed."""
+    """The absolute path of a program on PATH or among the daemons, or of a Perl module; None where there is none."""
     if name.endswith(".pm"):
         return next((str(path) for folder in PERL_FOLDERS for path in Path("/").glob(f"{folder}/{name}")), None)
     return shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", os.defpath), *DAEMON_FOLDERS)))

@@ -5,7 +5,9 @@ which the log keeps beside the id that the client was told, names the token whos
 """
 
 import asyncio
+import collections
 import contextlib
+import itertools
 import re
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -42,6 +44,19 @@ def slowly(seconds: float) -> Action:
     async def action(session: Session, usual: bytes) -> None:
         await asyncio.sleep(seconds)
         session.send(usual)
+
+    return action
+
+
+def slowly_at_times(seconds: float, *, every: int) -> Action:
+    """Answer as usual, but late one time in `every`."""
+    slow, count = slowly(seconds), itertools.count(1)
+
+    async def action(session: Session, usual: bytes) -> None:
+        if next(count) % every:
+            session.send(usual)
+        else:
+            await slow(session, usual)
 
     return action
 
@@ -156,6 +171,38 @@ async def test_clients_that_go_inside_the_hand_off_disturb_no_other(tmp_path: Pa
     assert {token: delivered.count(f"ID: <{token}@".encode()) for token in everybody} == dict.fromkeys(everybody, 1)
     assert server.sessions == 3
     assert mailflow.stderr == ""
+
+
+async def test_a_reply_that_comes_after_the_deadline_is_heard_by_nobody(tmp_path: Path) -> None:
+    """The backend's late replies run into hand-offs given up, on connections that ten clients take turns with."""
+    replies: dict[str, str] = {}
+
+    async def send_until_confirmed(mailflow: MailflowProcess, number: int) -> None:
+        client = await MailClient.greeted(mailflow.mx_port)
+        for count in range(MESSAGES_EACH):
+            for attempt in itertools.count():
+                token = f"late-{number}-{count}-{attempt}."
+                replies[token] = await client.deliver(ALICE, token)
+                if replies[token].startswith("250 "):
+                    break
+
+    async with LmtpTestServer() as server:
+        keys = {"connections": 3, "handoff_deadline_s": 0.3, "reply_timeout_s": 0.3}
+        async with MailflowProcess(tmp_path, config=route("example.org", lmtp=[str(server)], **keys)) as mailflow:
+            await (await MailClient.greeted(mailflow.mx_port)).deliver(ALICE, "warm")
+            for stage in ("MAIL", "RCPT", "DATA", "DOT"):
+                server.at[stage] = slowly_at_times(0.6, every=17)
+            await asyncio.gather(*(send_until_confirmed(mailflow, number) for number in range(OTHERS)))
+            assert await mailflow.terminate() == 0
+    confirmed = {token: reply for token, reply in replies.items() if reply.startswith("250 ")}
+    assert_each_heard_its_own(confirmed, tokens_by_id(mailflow, token_in))
+    assert {reply[:9] for reply in replies.values()} == {"250 2.0.0", "451 4.4.1", "451 4.4.2"}
+    copies = collections.Counter(
+        re.findall(rb"^Message-ID: <(\S+)@", b"".join(m.content for m in server.messages), re.M)
+    )
+    assert {token: copies[token.encode()] for token in confirmed} == dict.fromkeys(confirmed, 1)
+    # An attempt that was told 451 4.4.1 had sent no final dot.
+    assert [t for t, reply in replies.items() if reply.startswith("451 4.4.1 ") and copies[t.encode()]] == []
 
 
 async def test_clients_that_go_anywhere_lose_nothing_that_a_real_dovecot_confirmed(

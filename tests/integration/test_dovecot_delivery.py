@@ -159,3 +159,12 @@ async def test_unknown_user_is_550_at_rcpt_and_postmaster_is_always_taken(tmp_pa
     assert replies["abuse@example.org"].startswith("250 2.1.5 ")  # not a user of this Dovecot: goes to postmaster
     assert postmaster.startswith("250 2.1.5 ")
     assert len(found) == 1
+
+
+async def test_smtputf8_is_refused_at_rcpt_as_dovecot_does_not_offer_it(tmp_path: Path, dovecot: Dovecot) -> None:
+    async with MailflowProcess(tmp_path, config=route("example.org", lmtp=[dovecot.server])) as mailflow:
+        client = await MailClient.greeted(mailflow.mx_port)
+        assert (await client.command("MAIL FROM:<ä@sender.example> SMTPUTF8")).startswith("250 ")
+        assert (await client.command("RCPT TO:<alice@example.org>")).startswith("550 5.6.7 ")
+        assert (await client.command("RSET")).startswith("250 ")
+        assert (await client.deliver("alice@example.org", "without-smtputf8")).startswith("250 2.0.0 ")

@@ -6,6 +6,8 @@ message and recipient. Each test prints its figures however pytest is run.
 """
 
 import asyncio
+import collections
+import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -26,7 +28,8 @@ BODY_BYTES = 4096
 SOURCE_CONNECTIONS = 10
 RESTARTS = 10
 KILLS = 6
-RUN_S = 200
+RUN_S = 180
+EMPTY_S = 60
 DOMAINS = ("one.example", "two.example")
 CONFIG = """\
 [[backend]]
@@ -38,7 +41,7 @@ domains = ["one.example", "two.example"]
 backend = "sink"
 """
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(RUN_S + 40)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(RUN_S + EMPTY_S + 30)]
 
 
 @dataclass(slots=True)
@@ -83,6 +86,9 @@ class Run:
             f"\n    {n} copies of {pair}, {self.results.no_final_reply[pair]} final replies unheard"
             for pair, n in doubled[:5]
         )
+        replies = collections.Counter(
+            f"{event['reply']:.9}" for event in line.mailflow.events if event["event"] in {"message", "command"}
+        )
         return (
             f"\n  {len(messages)} messages, {len(_pairs(messages))} deliveries in {self.seconds:.1f} s:"
             f" {len(messages) / self.seconds:.0f} messages/s"
@@ -90,6 +96,8 @@ class Run:
             f" (starts included: {len(line.mailflow.named('ready'))})"
             f"\n  final replies that never reached Postfix: {self.results.no_final_reply.total()}"
             f"\n  doubled: {len(doubled)}{copies}"
+            f"\n  left in the queue: {len(messages) - line.postfix.count_removed()}"
+            f"\n  mailflow's decisions: {dict(replies.most_common(8))}"
             f"\n  deferred attempts: {self.results.deferred.total()}{deferred}"
         )
 
@@ -146,9 +154,11 @@ async def carry(
             await line.sink.wait_for(len(_pairs(messages)) * step // (times + 1))
             assert disturb is not None
             await disturb()
-    await asyncio.to_thread(
-        wait_until, lambda: line.postfix.count_removed() >= len(messages), what="an empty queue", deadline_s=RUN_S
-    )
+    # A queue that does not empty is told of by the figures and failed by assert_all_arrived.
+    with contextlib.suppress(pytest.fail.Exception):
+        await asyncio.to_thread(
+            wait_until, lambda: line.postfix.count_removed() >= len(messages), what="an empty queue", deadline_s=EMPTY_S
+        )
     seconds = time.monotonic() - began
     await line.sink.end()
     tokens = {queue_id: token for token, queue_id in sending.result().items()}
