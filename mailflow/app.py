@@ -186,7 +186,7 @@ def _answer_backlog(sock: socket.socket) -> None:
     while True:
         try:
             client, _ = sock.accept()
-        except (BlockingIOError, ConnectionError):
+        except OSError:  # none is left, or no descriptor is
             return
         with contextlib.suppress(OSError), client:
             client.setblocking(False)

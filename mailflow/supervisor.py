@@ -8,6 +8,7 @@ closes last.
 
 import asyncio
 import errno
+import resource
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from mailflow.observe.log import LogWriter, open_log
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
 
+OTHER_DESCRIPTORS = 512  # mailbox servers, DNS, probes, files, refused clients that still read why
 NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL})
 
 log = structlog.get_logger()
@@ -79,6 +81,7 @@ def serve(settings: Settings) -> int:
         buffer_bytes=settings.log.buffer_bytes,
         on_drop=metrics.count_log_drop,
     )
+    _raise_descriptor_limit(settings)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return 0 if runner.run(_serve(settings, metrics, writer)) else 1
@@ -100,6 +103,15 @@ async def _serve(settings: Settings, metrics: Metrics, writer: LogWriter) -> boo
     writer.write_line({"event": "ready", "listeners": service.listeners, "workers": workers})
     await stop.wait()
     return await service.drain()
+
+
+def _raise_descriptor_limit(settings: Settings) -> None:
+    """Take as many descriptors as the hard limit gives, and say so where that is too few for the sessions allowed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = settings.mx.max_connections + OTHER_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning("too_few_descriptors", limit=hard, wanted=wanted)
 
 
 def _bind_all(addresses: Sequence[HostPort]) -> list[socket.socket]:

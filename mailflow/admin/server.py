@@ -65,6 +65,7 @@ class AdminServer:
 
     def start(self, sock: socket.socket, nursery: Nursery) -> None:
         """Serve on a bound socket in a task of the nursery."""
+        sock.listen()  # at once: whoever reads that the service is ready may ask
         self._task = nursery.start(self._server.serve(sockets=[sock]), name="admin")
 
     async def stop(self) -> None:

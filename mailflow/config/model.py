@@ -152,7 +152,7 @@ class LmtpBackend(Table):
     reply_timeout_s: float = declare_duration(
         600, "How long the server may take to answer after the final dot (RFC 1047, RFC 5321 s4.5.3.2.6)."
     )
-    handoff_deadline_s: float = declare_duration(20, "How long the client is kept waiting for the server's answer.")
+    handoff_deadline_s: float = declare_duration(20, "How long a hand-off may take until our final dot.")
     when_unverifiable: Literal["defer", "accept"] = declare(
         "defer", "A recipient that cannot be verified because the server does not answer: 451, or taken on trust."
     )

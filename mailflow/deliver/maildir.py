@@ -73,8 +73,12 @@ class MaildirBackend:
         self._threads.shutdown(wait=False)
 
     async def create_mailbox(self, address: Address) -> None:
-        """Make the folder of `address`, if it is not there yet. Raises OSError."""
-        await self._run(lambda: make_mailbox(self.mailbox_folder(address)))
+        """Make the folder of `address`, if it is not there yet. Raises OSError.
+
+        Without a root that is not ours to make nothing is made: a volume that is not mounted must stay noticeable.
+        """
+        if self._creates or await self._run(self._root.is_dir):
+            await self._run(lambda: make_mailbox(self.mailbox_folder(address)))
 
     def mailbox_folder(self, address: Address) -> Path:
         """Give the folder of an address's mailbox."""

@@ -11,20 +11,27 @@ from collections.abc import Iterator
 _FIELD = re.compile(rb"([\x21-\x39\x3b-\x7e]++)[ \t]*+:((?:[^\r]++|\r\n[ \t])*+)\r\n")
 
 
-def header_length(content: bytes) -> int:
-    """Give the octets of the header section, without the empty line that ends it.
+def header_length(content: bytes, *, max_bytes: int) -> int:
+    """Give the octets of the header section, without the empty line that ends it; over `max_bytes` the count stops.
 
-    A message without an empty line is all header (RFC 5322 s2.1).
+    It ends at the first line that is no field, whether empty or text of a message that lost its empty line.
     """
-    if content.startswith(b"\r\n"):
-        return 0
-    end = content.find(b"\r\n\r\n")
-    return len(content) if end < 0 else end + 2
+    position = _skip_envelope_line(content)
+    while position <= max_bytes and (match := _FIELD.match(content, position)):
+        position = match.end()
+    return position
 
 
 def iter_fields(header: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Walk the fields of a header section in order: (name in lower case, raw value with its folding)."""
-    position = 0
+    position = _skip_envelope_line(header)
     while match := _FIELD.match(header, position):
         yield match[1].lower(), match[2]
         position = match.end()
+
+
+def _skip_envelope_line(content: bytes) -> int:
+    """Pass over a `From ` line of an mbox in front: senders leave it there, and fields do follow it."""
+    if not content.startswith((b"From ", b">From ")):
+        return 0
+    return content.find(b"\r\n") + 2

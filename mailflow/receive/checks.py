@@ -14,6 +14,7 @@ from mailflow.mail.headers import header_length, iter_fields
 from mailflow.mail.reply import ProtocolError, Reply
 
 MAX_RECEIVED_FIELDS = 50
+MAX_DELIVERED_TO_FIELDS = 50
 MAX_REVERSE_NAMES = 10  # as many as RFC 7208 s4.6.4 lets SPF look at
 
 NULL_MX_SENDER = Reply(550, "5.7.27", "Sender domain does not take mail (null MX, RFC 7505)")
@@ -57,7 +58,7 @@ async def refuse_null_mx(resolver: Resolver, reverse_path: Address | None) -> No
 
 def take_header(content: bytes, *, max_bytes: int) -> bytes:
     """Give the header section. Raises ProtocolError 554 5.6.0 where it exceeds `max_bytes`."""
-    length = header_length(content)
+    length = header_length(content, max_bytes=max_bytes)
     if length > max_bytes:
         raise ProtocolError(Reply(554, "5.6.0", "Message header is too large"))
     return content[:length]
@@ -65,13 +66,11 @@ def take_header(content: bytes, *, max_bytes: int) -> bytes:
 
 def refuse_loop(header: bytes, recipients: Sequence[Address]) -> None:
     """Raise 554 5.4.6 where the message came through too many hands or was already delivered to a recipient."""
-    received = 0
-    for name, value in iter_fields(header):
-        if name == b"received":
-            received += 1
-        elif name == b"delivered-to" and _names_any(value, recipients):
-            raise ProtocolError(LOOP)
-    if received > MAX_RECEIVED_FIELDS:
+    fields = list(iter_fields(header))
+    delivered_to = [value for name, value in fields if name == b"delivered-to"]
+    if sum(name == b"received" for name, _ in fields) > MAX_RECEIVED_FIELDS:
+        raise ProtocolError(LOOP)
+    if len(delivered_to) > MAX_DELIVERED_TO_FIELDS or any(_names_any(value, recipients) for value in delivered_to):
         raise ProtocolError(LOOP)
 
 

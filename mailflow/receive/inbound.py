@@ -130,8 +130,8 @@ class Inbound:
             facts = {"mail_from": _path_in(argument)}
         elif verb == "RCPT":
             facts = (facts if envelope.mail else {}) | {"rcpt_to": _path_in(argument)}
-        # A DATA out of order is no message.
-        is_message = verb in MESSAGE_COMMANDS and reply.code != 503
+        # A DATA or BDAT out of order, or misspelled, is no message.
+        is_message = verb in MESSAGE_COMMANDS and reply.code not in (501, 503)
         self._decide(
             session, "defer" if reply.is_transient else "reject", reply, facts, command=verb, is_message=is_message
         )

@@ -31,7 +31,7 @@ from mailflow.smtp.commands import (
     split_command,
 )
 from mailflow.smtp.data import BareNewline, ChunkReader, Content, ContentFault, DotReader
-from mailflow.smtp.stream import DeadlinePassed, LineTooLong, PeerGone, PeerStream
+from mailflow.smtp.stream import LINGER_S, DeadlinePassed, LineTooLong, PeerGone, PeerStream
 from mailflow.smtp.tls import ServerTls
 
 # Members of aiosmtpd's classes, public or not, that this module overrides or reads; a test holds the pinned
@@ -57,6 +57,8 @@ LOCAL_ERROR = Reply(451, "4.3.0", "Local error in processing, try again later")
 BARE_NEWLINE = Reply(521, "5.5.2", "Bare CR, bare LF or NUL received, see RFC 5321 section 2.3.8")
 SHUTTING_DOWN = Reply(421, "4.3.2", "Service shutting down, try again later")
 SWALLOW_FACTOR = 4  # a BDAT chunk of more than this many times the largest message is not read to its end
+RESERVED_AHEAD_S = 10.0  # how long octets that SIZE declared are kept free for a client that does not send them
+MAX_REFUSED_LINGERING = 100  # refused clients that are given time to read why; beyond, descriptors matter more
 COMMANDS_PER_TURN = 50  # then the other sessions have theirs, however much one client pipelines
 # Verbs of other protocols: a browser or a proxy was tricked into talking to us (CVE-2021-38371 and its kin).
 FOREIGN_VERBS = frozenset({"GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE"})
@@ -106,6 +108,10 @@ class Transaction(Envelope):
         self.rcpt: Rcpt | None = None  # the RCPT command being judged
         self.recipients: list[Recipient] = []
         self.reserved_bytes = 0
+        self.kept_bytes = 0
+        self.declared_at = 0.0  # in loop time
+        self.chunks_began_at = 0.0
+        self.chunk_octets = 0
         self.chunks: ChunkReader | None = None
         self.has_failed = False
 
@@ -129,6 +135,7 @@ class SmtpService:
     on_tls_handshake: Callable[[str], None] = lambda result: None
     sessions: "set[SmtpSession]" = field(default_factory=set)
     is_draining: bool = False
+    refused_lingering: int = 0
     hooks: dict[str, Callable[..., Awaitable[Any]]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -144,7 +151,15 @@ class SmtpService:
         """Refuse what comes now, end idle sessions with 421, let transactions finish."""
         self.is_draining = True
         for session in tuple(self.sessions):
-            session.stream.wake()
+            session.drain()
+
+    def reserve(self, size_bytes: int) -> bool:
+        """Reserve bytes in flight; where none are left, take back what was declared a while ago and never sent."""
+        if self.budget.reserve(size_bytes):
+            return True
+        for session in self.sessions:
+            session.give_up_ahead()
+        return self.budget.reserve(size_bytes)
 
 
 class SmtpSession(SMTP):
@@ -165,7 +180,7 @@ class SmtpSession(SMTP):
         self.transport: asyncio.Transport | None = None
         self._verb = self._argument = ""  # the command being executed, "" between commands
         self._is_closing = False
-        self._lingers = True
+        self._linger_s = LINGER_S
 
     # Callbacks of the event loop.
 
@@ -201,6 +216,23 @@ class SmtpSession(SMTP):
         """Pass the transport's word on."""
         self.stream.resume_writing()
 
+    def drain(self) -> None:
+        """End the session between transactions: by 421 where it listens, at once where the client makes it wait."""
+        if self.envelope.mail is None and (self.stream.is_write_paused or self._verb == "STARTTLS"):
+            self.stream.abort()
+        self.stream.wake()
+
+    def give_up_ahead(self) -> None:
+        """Give back what SIZE reserved beyond the octets that came, once the client had time to send them.
+
+        Declaring costs a client nothing; holding what others need must not. Its message goes on, octets as they come.
+        """
+        envelope = self.envelope
+        ahead = envelope.reserved_bytes - envelope.kept_bytes
+        if ahead > 0 and self.loop.time() - envelope.declared_at > RESERVED_AHEAD_S:
+            self.service.budget.release(ahead)
+            envelope.reserved_bytes = envelope.kept_bytes
+
     # aiosmtpd's frame.
 
     def _create_session(self) -> Client:
@@ -228,6 +260,9 @@ class SmtpSession(SMTP):
         try:
             if refusal:
                 await self.push(refusal)
+                self.service.refused_lingering += 1
+                if self.service.refused_lingering > MAX_REFUSED_LINGERING:
+                    self._linger_s = 0
             else:
                 await self._converse()
         except PeerGone:
@@ -243,10 +278,12 @@ class SmtpSession(SMTP):
         finally:
             self._set_post_data_state()
             try:
-                await self.stream.close_in_order(lingers=self._lingers)
+                await self.stream.close_in_order(linger_s=self._linger_s)
             finally:
                 self.service.sessions.discard(self)
-                if not refusal:
+                if refusal:
+                    self.service.refused_lingering -= 1
+                else:
                     self.service.leave(self.session.ip)
 
     async def _converse(self) -> None:
@@ -470,13 +507,17 @@ class SmtpSession(SMTP):
             self._need_recipients()
             raise ProtocolError(Reply(503, "5.5.1", "The transaction has failed, send RSET"))
         if envelope.chunks is None:
+            envelope.chunks_began_at = self.loop.time()
             content = self._new_content()
             reader = ChunkReader(content, bdat.size_bytes, is_last=bdat.is_last)
         else:
             content = envelope.chunks.content
             reader = ChunkReader(content, bdat.size_bytes, is_last=bdat.is_last, held=envelope.chunks.held)
         envelope.chunks = reader
+        if self.stream.buffered_octets < bdat.size_bytes:
+            await self._flush()  # RFC 2920 s3.2: no reply waits for input that has not come
         await self._read_content(content, reader)
+        self._require_rate(bdat.size_bytes)
         if bdat.is_last:
             return await self._finish_message(content)
         if content.fault:
@@ -513,7 +554,8 @@ class SmtpSession(SMTP):
         """QUIT (s4.1.1.10)."""
         refuse_argument("QUIT", argument)
         self._is_closing = True
-        self._lingers = self.stream.has_input
+        if self.session.tls and not self.stream.has_input:
+            self._linger_s = 0
         return Reply(221, "2.0.0", f"{self.hostname} closing connection")
 
     # Steps of the commands.
@@ -538,9 +580,10 @@ class SmtpSession(SMTP):
             return
         if mail.size_bytes > self.options.max_message_bytes:
             raise ProtocolError(CONTENT_REPLIES[ContentFault.TOO_LARGE])
-        if not self.service.budget.reserve(mail.size_bytes):
+        if not self.service.reserve(mail.size_bytes):
             raise ProtocolError(CONTENT_REPLIES[ContentFault.NO_ROOM])
         self.envelope.reserved_bytes = mail.size_bytes
+        self.envelope.declared_at = self.loop.time()
 
     def _new_content(self) -> Content:
         return Content(
@@ -555,15 +598,16 @@ class SmtpSession(SMTP):
         """Hold the budget to what was really kept, where that is more than was declared."""
         missing = kept_bytes - self.envelope.reserved_bytes
         if missing > 0:
-            if not self.service.budget.reserve(missing):
+            if not self.service.reserve(missing):
                 return False
             self.envelope.reserved_bytes = kept_bytes
+        self.envelope.kept_bytes = kept_bytes
         return True
 
     def _release_reserved(self) -> None:
         """Give back what the transaction holds: a message that is only read to its end keeps nobody else out."""
         self.service.budget.release(self.envelope.reserved_bytes)
-        self.envelope.reserved_bytes = 0
+        self.envelope.reserved_bytes = self.envelope.kept_bytes = 0
 
     async def _read_content(self, content: Content, reader: DotReader | ChunkReader) -> None:
         try:
@@ -574,6 +618,14 @@ class SmtpSession(SMTP):
             )
         except BareNewline as exc:
             raise ProtocolError(BARE_NEWLINE, closes=True) from exc
+
+    def _require_rate(self, octets: int) -> None:
+        """Hold the chunks of a message together to the rate that one read of content is held to."""
+        envelope = self.envelope
+        envelope.chunk_octets += octets
+        elapsed_s = self.loop.time() - envelope.chunks_began_at
+        if elapsed_s > self.options.data_timeout_s and envelope.chunk_octets < self.options.min_data_rate * elapsed_s:
+            raise DeadlinePassed
 
     async def _swallow_chunk(self, size_bytes: int) -> None:
         content = self._new_content()
@@ -586,6 +638,7 @@ class SmtpSession(SMTP):
             if content.fault:
                 return CONTENT_REPLIES[content.fault]
             self.envelope.content = self.envelope.original_content = content.take()
+            self.stream.flush()  # the replies to earlier chunks do not wait for a mailbox server
             handoff = self.service.nursery.start(self._run_data_hook(), name="hand-off")
             # Shielded: only the worker's end, after the drain's time, cuts a session here, and the hand-off goes on.
             return await asyncio.shield(handoff)

@@ -119,6 +119,11 @@ class PeerStream:
         return bool(self._input)
 
     @property
+    def buffered_octets(self) -> int:
+        """How many octets have come and were not read."""
+        return len(self._input)
+
+    @property
     def is_write_paused(self) -> bool:
         """Tells that the client has too much of ours to read still."""
         return self._is_write_paused
@@ -237,11 +242,11 @@ class PeerStream:
         self.connection_made(transport)
         return transport
 
-    async def close_in_order(self, *, lingers: bool = True) -> None:
-        """Flush, shut our side down, read to the client's end for at most LINGER_S, close.
+    async def close_in_order(self, *, linger_s: float = LINGER_S) -> None:
+        """Flush, shut our side down, read to the client's end for at most `linger_s` seconds, close.
 
         Closing with input unread sends an RST, which destroys the reply just written before the client reads it.
-        TLS cannot shut down one side: there the client is left to close first, but for `lingers` False (QUIT).
+        TLS cannot shut down one side: there the client is left to close first, but for a `linger_s` of 0 (QUIT).
         """
         transport = self._transport
         if transport is None or self.is_lost:
@@ -249,11 +254,10 @@ class PeerStream:
         self.flush()
         self._is_discarding = True
         self.drop_input()
-        deadline = self._loop.time() + LINGER_S
-        can_half_close = transport.can_write_eof()
-        if can_half_close and not self.is_eof:
+        deadline = self._loop.time() + linger_s
+        if transport.can_write_eof() and not self.is_eof:
             transport.write_eof()
-        if lingers or can_half_close:
+        if linger_s:
             while not self._has_heard_all() and await self._wait(deadline):
                 pass
         if transport.get_write_buffer_size():  # close() alone would wait for ever for a client that does not read

@@ -106,7 +106,7 @@ def _parse_value(rdtype: str, value: Any) -> Record:
             strings = [value] if isinstance(value, str | bytes) else value
             return b"".join(_to_octets(string) for string in strings)
         case RdType.CNAME | RdType.NS | RdType.PTR:
-            return _zone_name(value)
+            return _zone_name(value or ".")
 
 
 def _zone_name(text: str) -> str:

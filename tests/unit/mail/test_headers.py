@@ -14,12 +14,18 @@ from mailflow.mail.headers import header_length, iter_fields
         (b"\r\n", b""),
         (b"", b""),
         (b"A: 1\r\nB: 2\r\n", b"A: 1\r\nB: 2\r\n"),
-        (b"no field\r\n\r\nbody\r\n", b"no field\r\n"),
+        (b"no field\r\n\r\nbody\r\n", b""),
+        (b"A: 1\r\ntext that lost its empty line\r\nB: 2\r\n\r\n", b"A: 1\r\n"),
+        (b"From joe Mon Nov 23\r\nA: 1\r\n\r\nbody\r\n", b"From joe Mon Nov 23\r\nA: 1\r\n"),
         (b"A: 1\r\n \r\n\r\nbody\r\n", b"A: 1\r\n \r\n"),
     ],
 )
-def test_header_ends_before_the_first_empty_line(content: bytes, header: bytes) -> None:
-    assert content[: header_length(content)] == header
+def test_header_ends_before_the_first_line_that_is_no_field(content: bytes, header: bytes) -> None:
+    assert content[: header_length(content, max_bytes=1000)] == header
+
+
+def test_header_is_not_walked_beyond_the_field_that_exceeds_the_limit() -> None:
+    assert header_length(b"A: 1\r\n" * 1000, max_bytes=100) == 102
 
 
 @pytest.mark.parametrize(
