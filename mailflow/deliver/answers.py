@@ -48,12 +48,15 @@ _TEXTS = {
 def judge_answer(answer: Answer) -> tuple[DeliveryStatus, Reply]:
     """Give what the answer makes of a recipient's copy, and the reply for the client: never the server's text.
 
-    2xx DELIVERED; 5xx and a mailbox's own 4.2.x REFUSED with code and enhanced code kept; 421, every other 4xx, and
-    5xx about our session DEFERRED.
+    2xx DELIVERED (the client lets only true ones through); 5xx and a mailbox's own 4.2.x REFUSED with code and enhanced
+    code kept; 421 after the final dot IN_DOUBT; every other 4xx, and 5xx about our session DEFERRED.
     """
     reply = answer.reply
     if reply.is_positive:
         return DeliveryStatus.DELIVERED, DELIVERED
+    if reply.code == 421 and answer.stage is Stage.CONTENT:
+        # "I am closing" says nothing of the message: a server that shuts down may have saved it before.
+        return DeliveryStatus.IN_DOUBT, UNCONFIRMED
     enhanced = reply.enhanced or _IMPLIED.get((answer.stage, reply.code), f"{reply.code // 100}.0.0")
     is_mailbox_full_or_off = enhanced.startswith("4.2.") and reply.code != 421
     if is_mailbox_full_or_off or (reply.is_permanent and reply.code not in _ABOUT_OUR_SESSION):

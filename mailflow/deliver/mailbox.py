@@ -191,14 +191,18 @@ class LmtpBackend:
 
     async def _ask(self, address: Address) -> Answer:
         """Ask the server about one recipient, within VERIFY_S. Raises LmtpError."""
-        deadline = asyncio.get_running_loop().time() + min(VERIFY_S, self._handoff_deadline_s)
+        now = asyncio.get_running_loop().time()
+        limit_s = min(VERIFY_S, self._handoff_deadline_s)
+        deadline = now + limit_s
+        # Whoever waited long would have no time left to connect, and call a server unreachable that is only busy.
+        slot_deadline = now + limit_s / 2
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(slot_deadline):
                 await self._question_slots.acquire()
         except TimeoutError as exc:
             raise LmtpTimeout("waited too long to ask") from exc
         try:
-            lease = await self._pool.lease(deadline)
+            lease = await self._pool.lease(deadline, slot_deadline=slot_deadline)
             try:
                 return await lease.run(lambda c: self._ask_on(c, address, deadline), deadline)
             finally:

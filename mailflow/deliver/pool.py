@@ -30,9 +30,12 @@ class LmtpPool:
         self._sweep: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    async def lease(self, deadline: float) -> "Lease":
-        """Wait for a free slot, then give an idle connection or a fresh one. Raises LmtpError."""
-        await self._take_slot(deadline)
+    async def lease(self, deadline: float, *, slot_deadline: float | None = None) -> "Lease":
+        """Wait for a free slot (until `slot_deadline` if given), then give an idle connection or a fresh one.
+
+        Raises LmtpError: LmtpTimeout for want of a slot, LmtpUnreachable where the server gives no session.
+        """
+        await self._take_slot(deadline if slot_deadline is None else slot_deadline)
         try:
             connection = self._take_idle()
             if connection is not None:

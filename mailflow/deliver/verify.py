@@ -2,7 +2,8 @@
 
 Good answers live an hour and are asked for again in the background while they are used; bad ones
 live a minute, as a new user must not bounce for hours. One question per address is under way at a
-time. A server that does not answer is left alone for some seconds, and an address that was good
+time. A server that gives no session is left alone for a second, an address that a session broke or
+hung on for some more, so that one recipient's trouble is nobody else's. An address that was good
 within a week is taken meanwhile. Good and bad have separate room: guessing addresses pushes no
 real one out.
 """
@@ -18,13 +19,14 @@ from mailflow.mail.handoff import DeliveryStatus, RecipientStatus, Verification
 from mailflow.mail.reply import Reply
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.lmtp import Answer, Stage
-from mailflow.smtp.lmtp_errors import LmtpError
+from mailflow.smtp.lmtp_errors import LmtpError, LmtpUnreachable
 
 GOOD_S = 3600.0
 REFRESH_S = 2700.0  # from this age on, use asks again in the background
 TRUSTED_S = 7 * 86400.0
 BAD_S = 60.0
-SILENT_S = 3.0  # a server that did not answer, or an address it would not speak of
+SILENT_S = 3.0  # an address that the server would not speak of
+UNREACHABLE_S = 1.0  # a server that gives no session; short, as it silences every address
 MAX_ENTRIES = 100_000  # of good addresses, and of others; about 300 bytes each
 
 V = TypeVar("V")
@@ -53,7 +55,7 @@ class RecipientVerifier:
         self._good: OrderedDict[str, float] = OrderedDict()  # when it was confirmed last
         self._bad: OrderedDict[str, tuple[float, Reply | None]] = OrderedDict()  # until when; None: unverifiable
         self._asking: dict[str, asyncio.Task[None]] = {}
-        self._silent_until = 0.0
+        self._unreachable_until = 0.0
 
     async def verify(self, address: Address, *, is_forced: bool = False) -> Verification:
         """Tell what is known of the address, asking where too little is; `is_forced` asks at any rate."""
@@ -77,27 +79,31 @@ class RecipientVerifier:
             self._remember_refusal(_key(address), judge_answer(answer)[1])
 
     def _start_asking(self, key: str, address: Address) -> asyncio.Task[None] | None:
-        """Give the question under way, or begin it; None while the server is known to be silent."""
-        if key not in self._asking and self._clock() >= self._silent_until and not self._is_refused(key, self._clock()):
+        """Give the question under way, or begin it; None while the server is known to give no session."""
+        now = self._clock()
+        if key not in self._asking and now >= self._unreachable_until and not self._is_refused(key, now):
             self._asking[key] = self._nursery.start(self._learn(key, address), name="recipient verification")
         return self._asking.get(key)
 
     async def _learn(self, key: str, address: Address) -> None:
         try:
             answer = await self._ask(address)
-        except LmtpError:
-            self._silent_until = self._clock() + SILENT_S
+        except LmtpUnreachable:
+            self._unreachable_until = self._clock() + UNREACHABLE_S
+            return
+        except LmtpError:  # one address may crash or hang its session while all others are well
+            self._remember_unverifiable(key)
             return
         finally:
             del self._asking[key]
-        self._silent_until = 0.0
+        self._unreachable_until = 0.0
         status, reply = judge_answer(answer)
         if status is DeliveryStatus.DELIVERED:
             self._remember_good(key)
         elif status is DeliveryStatus.REFUSED and answer.stage is Stage.RCPT:
             self._remember_refusal(key, reply)
         else:  # a temporary answer; or the null sender was refused, which says nothing of the recipient
-            self._remember(self._bad, key, (self._clock() + SILENT_S, None))
+            self._remember_unverifiable(key)
 
     def _is_refused(self, key: str, now: float) -> bool:
         """Tell whether a bad answer still lives (an unverifiable one included)."""
@@ -129,6 +135,9 @@ class RecipientVerifier:
             # Gone: that it was there last week is no reason to take mail for it. A full mailbox is still there.
             self._good.pop(key, None)
         self._remember(self._bad, key, (self._clock() + BAD_S, reply))
+
+    def _remember_unverifiable(self, key: str) -> None:
+        self._remember(self._bad, key, (self._clock() + SILENT_S, None))
 
     def _remember(self, memory: OrderedDict[str, V], key: str, value: V) -> None:
         memory[key] = value

@@ -31,8 +31,3 @@ class Envelope:
     recipients: tuple[Recipient, ...]
     is_smtputf8: bool = False
     is_8bit: bool = False
-
-    @property
-    def sender_text(self) -> str:
-        """Gives the reverse path without brackets, "" for the null sender."""
-        return "" if self.reverse_path is None else str(self.reverse_path)

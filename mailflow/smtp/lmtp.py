@@ -3,7 +3,8 @@
 Pipelined where the server offers it (RFC 2920), step by step where not. After the final dot the
 server answers once per recipient it accepted. A connection knows at every moment what it is owed:
 `is_reusable` holds only between transactions with every owed reply read, so that no transaction
-hears another's answer. Whoever is cancelled or fails in a transaction aborts the connection.
+hears another's answer. A 2xx that is no answer to the command (220, 221, 252) is out of step and
+never a yes. Whoever is cancelled or fails in a transaction aborts the connection.
 Never retries and never decides what a reply means for the mail: deliver does.
 """
 
@@ -19,6 +20,9 @@ from mailflow.smtp.capabilities import Capabilities, parse_capabilities
 from mailflow.smtp.dot_stuffing import MAX_SLICE_BYTES, DotStuffer, iter_slices
 from mailflow.smtp.lmtp_errors import LmtpClosing, LmtpOutOfStep, LmtpUnreachable
 from mailflow.smtp.reply_stream import ReplyStream
+
+# What is a yes (RFC 5321 s4.3.2). Any other 2xx or 3xx answers another command: a greeting, a farewell, a VRFY.
+_YES = {"MAIL": (250,), "RCPT": (250, 251), "DATA": (354,), "RSET": (250,), "final dot": (250,)}
 
 
 class Stage(Enum):
@@ -56,6 +60,7 @@ class LmtpConnection:
         self._phase = _Phase.READY
         self._unanswered = 0  # recipients accepted at RCPT whose answer after the final dot was not read yet
         self._needs_reset = False
+        self._has_farewell = False  # 421 was among the answers to the final dot
         self.capabilities = Capabilities()
         self.has_answered = False  # in the transaction begun last
 
@@ -144,14 +149,15 @@ class LmtpConnection:
     async def read_answer(self, *, deadline: float) -> Answer:
         """Give the answer of the next waiting recipient, in their order (RFC 2033 s4.2). Raises LmtpError.
 
-        It may be cancelled and called again. The last answer ends the transaction: then `check_in_step`.
+        It may be cancelled and called again. The last answer ends the transaction: then `check_in_step`. A 421 is an
+        answer too, as the next recipient may have been told another; the connection is not used again.
         """
         assert self._phase is _Phase.ANSWERS
         reply = await self._stream.read_reply(deadline, "the answer to the final dot")
-        if 300 <= reply.code < 400:
-            self._out_of_step(f"the server answered the final dot with {reply}")
+        self._check_answers(Stage.CONTENT.value, reply)
         self._unanswered -= 1
-        if not self._unanswered:
+        self._has_farewell |= reply.code == 421
+        if not self._unanswered and not self._has_farewell:
             self._phase = _Phase.READY
         return Answer(Stage.CONTENT, reply)
 
@@ -167,9 +173,7 @@ class LmtpConnection:
         rcpt = f"RCPT TO:<{path_text(recipient, is_smtputf8=is_smtputf8)}>\r\n".encode()
         self._write_group([mail, rcpt, b"RSET\r\n"])
         (answer,) = await self._ask_recipients(mail, [rcpt], deadline, accepted=Stage.RCPT)
-        reset = await self._command(b"RSET\r\n", deadline)
-        if not reset.is_positive:
-            self._out_of_step(f"the server answered RSET with {reset}")
+        await self._reset(deadline)
         self._phase = _Phase.READY
         assert answer is not None
         return answer
@@ -217,18 +221,25 @@ class LmtpConnection:
             self._stream.abort()
             raise LmtpClosing(reply)
         self.has_answered = True
-        if 300 <= reply.code < 400 and verb != "DATA":
-            self._out_of_step(f"the server answered {verb} with {reply}")
+        self._check_answers(verb, reply)
         return reply
+
+    def _check_answers(self, what: str, reply: Reply) -> None:
+        """Raise LmtpOutOfStep on a yes that cannot be meant for the command `what`."""
+        if reply.code < 400 and reply.code not in _YES[what]:
+            self._out_of_step(f"the server answered {what} with {reply}")
+
+    async def _reset(self, deadline: float) -> None:
+        reply = await self._command(b"RSET\r\n", deadline)
+        if not reply.is_positive:
+            self._out_of_step(f"the server answered RSET with {reply}")
 
     async def _ask_recipients(
         self, mail: bytes, rcpts: list[bytes], deadline: float, *, accepted: Stage | None = None
     ) -> list[Answer | None]:
         """Read the replies to MAIL and each RCPT. An accepted recipient gives None, or an Answer at `accepted`."""
         if self._needs_reset:
-            reset = await self._command(b"RSET\r\n", deadline)
-            if not reset.is_positive:
-                self._out_of_step(f"the server answered RSET with {reset}")
+            await self._reset(deadline)
             self._needs_reset = False
         mail_reply = await self._command(mail, deadline)
         if not mail_reply.is_positive and not self.capabilities.has_pipelining:
@@ -253,8 +264,6 @@ class LmtpConnection:
             if not self._unanswered:
                 self._stream.abort()
             return answers
-        if reply.code < 400:
-            self._out_of_step(f"the server answered DATA with {reply}")
         self._unanswered = 0
         return [answer or Answer(Stage.DATA, reply) for answer in answers]
 

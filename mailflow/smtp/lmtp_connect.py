@@ -2,7 +2,8 @@
 
 One deadline covers all of it, since a server that accepts and stays silent is as bad as none.
 TLS that was asked for is never given up: a server without STARTTLS, or with a certificate that
-does not verify, is unreachable.
+does not verify, is unreachable. So is one that accepts and says nothing: a timeout here is
+LmtpUnreachable, whereas LmtpTimeout speaks of a session that stood.
 """
 
 import asyncio
@@ -70,12 +71,15 @@ async def connect_lmtp(
             if tls == "starttls":
                 assert tls_context is not None
                 await connection.start_tls(tls_context, server.host, hostname, deadline)
+    except LmtpTimeout as exc:
+        stream.abort()
+        raise LmtpUnreachable(str(exc)) from exc
     except LmtpError:
         stream.abort()
         raise
     except TimeoutError as exc:
         stream.abort()
-        raise LmtpTimeout(f"no session with {server} in time") from exc
+        raise LmtpUnreachable(f"no session with {server} in time") from exc
     except (OSError, UnicodeError) as exc:  # ssl.SSLError is an OSError; a host name that is no IDNA is a UnicodeError
         stream.abort()
         raise LmtpUnreachable(f"{server}: {exc}") from exc

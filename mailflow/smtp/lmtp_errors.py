@@ -18,7 +18,7 @@ class LmtpError(Exception):
 
 
 class LmtpUnreachable(LmtpError):
-    """No session came about: no connection, no TLS, or a greeting or LHLO answered with a refusal."""
+    """No session came about: no connection, no TLS, a greeting or LHLO answered with a refusal, or not in time."""
 
 
 class LmtpConnectionLost(LmtpError):
@@ -26,7 +26,7 @@ class LmtpConnectionLost(LmtpError):
 
 
 class LmtpTimeout(LmtpError):
-    """The server did not answer, or did not read, in time."""
+    """The server did not answer, or did not read, in time, in a session that stood; or no connection was free."""
 
 
 class LmtpOutOfStep(LmtpError):

@@ -3,6 +3,8 @@
 import asyncio
 from pathlib import Path
 
+from mailflow.smtp.server import MAX_REFUSED_LINGERING
+from mailflow.smtp.stream import LINGER_S
 from tests.scenario.client import DEADLINE_S, SmtpClient
 from tests.scenario.service import RunningService, serve
 
@@ -113,4 +115,16 @@ async def until_admitted(service: RunningService) -> None:
     """Connect until it is let in: the server learns of a client's going in its own time."""
     async with asyncio.timeout(DEADLINE_S):
         while not (await (client := await service.connect()).reply()).startswith("220"):
+            client.close()
+
+
+async def test_refused_connections_beyond_a_number_are_not_waited_for(tmp_path: Path) -> None:
+    async with serve(tmp_path, config="[mx]\nmax_connections = 1\n") as service:
+        await service.greeted()
+        refused = [await SmtpClient.connect(service.port) for _ in range(MAX_REFUSED_LINGERING + 20)]
+        assert {await client.reply() for client in refused} == {"421 4.3.2 Too many connections, try again later"}
+        async with asyncio.timeout(LINGER_S / 2):
+            for client in refused[-10:]:
+                assert await client.rest() == b""
+        for client in refused:
             client.close()

@@ -1,11 +1,12 @@
 import pytest
 
-from mailflow.deliver.answers import NOT_NOW, is_about_recipient, judge_answer
+from mailflow.deliver.answers import NOT_NOW, UNCONFIRMED, is_about_recipient, judge_answer
 from mailflow.mail.handoff import DeliveryStatus
 from mailflow.mail.reply import Reply
 from mailflow.smtp.lmtp import Answer, Stage
 
-DELIVERED, REFUSED, DEFERRED = DeliveryStatus.DELIVERED, DeliveryStatus.REFUSED, DeliveryStatus.DEFERRED
+DELIVERED, REFUSED = DeliveryStatus.DELIVERED, DeliveryStatus.REFUSED
+DEFERRED, IN_DOUBT = DeliveryStatus.DEFERRED, DeliveryStatus.IN_DOUBT
 MAIL, RCPT, DATA, CONTENT = Stage.MAIL, Stage.RCPT, Stage.DATA, Stage.CONTENT
 
 REFUSALS = [
@@ -45,7 +46,6 @@ def test_a_refusal_is_passed_on_with_its_codes_and_our_text(
     [
         *((code, "") for code in (500, 502, 503, 504, 521, 530, 534, 535, 538, 555)),
         *((code, "5.5.1") for code in (500, 502, 503)),
-        *((421, enhanced) for enhanced in ("", "4.3.2", "4.2.1")),
         *((451, enhanced) for enhanced in ("", "4.3.0", "4.4.1", "4.7.1", "4.1.1")),
         *((450, enhanced) for enhanced in ("", "4.3.1")),
         (452, "4.3.1"),
@@ -57,8 +57,19 @@ def test_trouble_of_the_server_or_with_our_session_never_bounces_a_message(
     assert judge_answer(Answer(stage, Reply(code, enhanced, "x"))) == (DEFERRED, NOT_NOW)
 
 
-@pytest.mark.parametrize("code", [200, 250, 251, 252])
-def test_any_2xx_is_delivered_and_tells_nothing_of_the_server(code: int) -> None:
+@pytest.mark.parametrize("enhanced", ["", "4.3.2", "4.2.1"])
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [(MAIL, (DEFERRED, NOT_NOW)), (RCPT, (DEFERRED, NOT_NOW)), (CONTENT, (IN_DOUBT, UNCONFIRMED))],
+)
+def test_421_defers_and_after_the_final_dot_leaves_in_doubt_what_was_saved(
+    stage: Stage, expected: tuple[DeliveryStatus, Reply], enhanced: str
+) -> None:
+    assert judge_answer(Answer(stage, Reply(421, enhanced, "shutting down"))) == expected
+
+
+@pytest.mark.parametrize("code", [250, 251])
+def test_a_yes_is_delivered_and_tells_nothing_of_the_server(code: int) -> None:
     status, reply = judge_answer(Answer(CONTENT, Reply(code, "2.1.5", "saved as 17 on dovecot-0")))
     assert (status, str(reply)) == (DELIVERED, "250 2.0.0 Ok")
 

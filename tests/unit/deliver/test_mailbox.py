@@ -148,6 +148,37 @@ async def test_whatever_breaks_after_the_final_dot_leaves_the_mail_in_doubt(how:
         assert server.sessions == 2
 
 
+@pytest.mark.parametrize("code", [220, 221, 252])
+@pytest.mark.parametrize(
+    ("stage", "expected"),
+    [("MAIL", (DEFERRED, "451 4.4.1")), ("RCPT", (DEFERRED, "451 4.4.1")), ("DOT", (IN_DOUBT, "451 4.4.2"))],
+)
+async def test_a_2xx_that_answers_another_command_delivers_nothing(
+    stage: str, expected: tuple[DeliveryStatus, str], code: int, make: Make
+) -> None:
+    async with LmtpTestServer() as server:
+        server.at[stage] = once(say(f"{code} 2.0.0 what"))
+        backend = make(server)
+        outcome = await deliver(backend)
+        assert (outcome.status, str(outcome.reply)[:9]) == expected
+        assert (await deliver(backend)).status is DELIVERED
+        assert server.sessions == 2
+
+
+@pytest.mark.parametrize("action", [close("421 4.3.2 shutting down"), say("421 4.3.2 shutting down")])
+async def test_a_server_that_shuts_down_after_the_final_dot_leaves_the_mail_in_doubt(
+    action: Action, make: Make
+) -> None:
+    async with LmtpTestServer() as server:
+        server.at["DOT"] = once(action)
+        backend = make(server)
+        outcome = await deliver(backend)
+        assert (outcome.status, str(outcome.reply)[:9]) == (IN_DOUBT, "451 4.4.2")
+        assert outcome.detail == "final dot: 421 4.3.2 shutting down"
+        assert (await deliver(backend)).status is DELIVERED
+        assert server.sessions == 2
+
+
 async def test_an_answer_that_comes_after_the_hand_off_deadline_still_counts(make: Make) -> None:
     async with LmtpTestServer() as server:
         server.at["DOT"] = late()
@@ -396,6 +427,41 @@ async def test_a_frozen_server_holds_rcpt_up_briefly_and_leaves_the_pool_to_deli
         await server.reached("RCPT")
         assert (await deliver(backend)).status is DELIVERED
         assert {v.status for v in await asyncio.gather(*questions)} == {UNVERIFIABLE}
+
+
+@pytest.mark.parametrize("broken", [silent(), close(), say("<html>"), close("421 4.3.2 crashed"), say("220 hello")])
+async def test_a_recipient_that_breaks_its_session_silences_no_other(broken: Action, make: Make) -> None:
+    async with LmtpTestServer() as server:
+        server.at["RCPT", "cursed@x.org"] = broken
+        backend = make(server, handoff_deadline_s=0.3)
+        assert (await verify(backend, "cursed@x.org")).status is UNVERIFIABLE
+        assert (await verify(backend)).status is GOOD
+        assert (await verify(backend, "cursed@x.org")).status is UNVERIFIABLE
+        assert [line for _, line in server.commands if "cursed" in line] == ["RCPT TO:<cursed@x.org>"]
+
+
+@pytest.mark.parametrize("stage", ["CONNECT", "RCPT"])
+async def test_a_storm_of_recipients_at_a_frozen_server_is_over_in_time_with_few_questions(
+    stage: str, make: Make
+) -> None:
+    async with LmtpTestServer() as server:
+        server.at[stage] = silent()
+        backend = make(server, connections=6, handoff_deadline_s=0.4)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        storm = await asyncio.gather(*(verify(backend, f"user{n % 100}@x.org") for n in range(200)))
+        assert {v.status for v in storm} == {UNVERIFIABLE}
+        assert loop.time() - started < 2
+        assert server.sessions == 3
+
+
+async def test_waiting_behind_a_hanging_question_is_no_sign_that_the_server_is_unreachable(make: Make) -> None:
+    async with LmtpTestServer() as server:
+        server.at["RCPT", "cursed@x.org"] = silent()
+        backend = make(server, connections=2, handoff_deadline_s=0.4)
+        questions = [asyncio.create_task(verify(backend, f"{name}@x.org")) for name in ("cursed", "waiting")]
+        assert {v.status for v in await asyncio.gather(*questions)} == {UNVERIFIABLE}
+        assert (await verify(backend, "well@x.org")).status is GOOD
 
 
 async def test_a_storm_of_recipients_dials_a_dead_server_once(make: Make) -> None:

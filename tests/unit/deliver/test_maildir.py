@@ -213,3 +213,12 @@ async def test_a_mailbox_that_cannot_be_written_defers(tmp_path: Path) -> None:
     (tmp_path / "example.org" / "alice" / "new").touch()
     outcome = await deliver(make(tmp_path))
     assert (outcome.status, str(outcome.reply)[:9]) == (DeliveryStatus.DEFERRED, "451 4.3.0")
+
+
+async def test_no_postmaster_is_made_on_a_volume_that_is_not_mounted(tmp_path: Path) -> None:
+    root = tmp_path / "not-mounted"
+    backend = MaildirBackend("mail", root, create=False, hostname="mx.test")
+    await backend.create_mailbox(parse_mailbox("postmaster@example.org"))
+    assert not root.exists()
+    verification = await backend.verify(parse_mailbox("alice@example.org"), is_smtputf8=False)
+    assert verification.status is RecipientStatus.UNVERIFIABLE

@@ -6,13 +6,20 @@ from typing import Literal
 
 import pytest
 
-from mailflow.deliver.verify import BAD_S, GOOD_S, REFRESH_S, SILENT_S, TRUSTED_S, RecipientVerifier
+from mailflow.deliver.verify import BAD_S, GOOD_S, REFRESH_S, SILENT_S, TRUSTED_S, UNREACHABLE_S, RecipientVerifier
 from mailflow.mail.address import Address, parse_mailbox
 from mailflow.mail.handoff import RecipientStatus, Verification
 from mailflow.mail.reply import Reply
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.lmtp import Answer, Stage
-from mailflow.smtp.lmtp_errors import LmtpTimeout
+from mailflow.smtp.lmtp_errors import (
+    LmtpClosing,
+    LmtpConnectionLost,
+    LmtpError,
+    LmtpOutOfStep,
+    LmtpTimeout,
+    LmtpUnreachable,
+)
 from mailflow.testing import FakeClock
 
 ALICE = parse_mailbox("alice@example.org")
@@ -25,10 +32,11 @@ BUSY = Answer(Stage.RCPT, Reply(451, "4.3.2", "busy"))
 
 
 class Mailboxes:
-    """The server side: `answer` for everybody, None for no answer; `gate` holds answers back."""
+    """The server side: `answer` for everybody, `error` where it is None; `gate` holds answers back."""
 
     def __init__(self) -> None:
         self.answer: Answer | None = OK
+        self.error: LmtpError = LmtpUnreachable("nobody there")
         self.asked: list[Address] = []
         self.was_asked = asyncio.Event()
         self.gate = asyncio.Event()
@@ -39,7 +47,7 @@ class Mailboxes:
         self.was_asked.set()
         await self.gate.wait()
         if self.answer is None:
-            raise LmtpTimeout("nobody there")
+            raise self.error
         return self.answer
 
 
@@ -157,7 +165,7 @@ async def test_an_address_that_was_removed_is_not_taken_on_trust(
     assert (await verifier.verify(ALICE)).status is UNVERIFIABLE
 
 
-async def test_a_silent_server_is_left_alone_for_some_seconds(
+async def test_an_unreachable_server_is_left_alone_for_a_second(
     make: Make, mailboxes: Mailboxes, clock: FakeClock
 ) -> None:
     verifier = make()
@@ -167,8 +175,33 @@ async def test_a_silent_server_is_left_alone_for_some_seconds(
         assert (await verifier.verify(address)).status is UNVERIFIABLE
     assert mailboxes.asked == [ALICE]
     mailboxes.answer = OK
-    clock.advance(SILENT_S)
+    clock.advance(UNREACHABLE_S)
     assert (await verifier.verify(BOB)).status is GOOD
+    assert (await verifier.verify(ALICE)).status is GOOD
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LmtpTimeout("waited too long"),
+        LmtpConnectionLost("reset"),
+        LmtpOutOfStep("garbage"),
+        LmtpClosing(Reply(421, "4.3.0", "crashed")),
+    ],
+)
+async def test_an_address_whose_session_broke_is_left_alone_but_others_are_asked_for(
+    make: Make, mailboxes: Mailboxes, clock: FakeClock, error: LmtpError
+) -> None:
+    verifier = make()
+    mailboxes.answer, mailboxes.error = None, error
+    assert (await verifier.verify(ALICE)).status is UNVERIFIABLE
+    mailboxes.answer = OK
+    assert (await verifier.verify(BOB)).status is GOOD
+    clock.advance(SILENT_S - 0.1)
+    assert (await verifier.verify(ALICE)).status is UNVERIFIABLE
+    assert mailboxes.asked == [ALICE, BOB]
+    clock.advance(0.1)
+    assert (await verifier.verify(ALICE)).status is GOOD
 
 
 async def test_an_address_with_a_temporary_answer_is_left_alone_but_others_are_asked_for(

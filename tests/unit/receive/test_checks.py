@@ -7,6 +7,7 @@ from mailflow.mail.address import Address, parse_mailbox
 from mailflow.mail.reply import ProtocolError
 from mailflow.receive.checks import (
     LOOP,
+    MAX_DELIVERED_TO_FIELDS,
     MAX_RECEIVED_FIELDS,
     MAX_REVERSE_NAMES,
     refuse_loop,
@@ -153,3 +154,11 @@ def test_other_headers_are_no_loop(header: str) -> None:
 def test_delivered_to_compares_domains_in_a_labels() -> None:
     with pytest.raises(ProtocolError):
         refuse_loop(b"Delivered-To: joe@xn--bcher-kva.example\r\n", [parse_mailbox("joe@bücher.example")])
+
+
+def test_too_many_delivered_to_fields_are_a_loop_whomever_they_name() -> None:
+    field = b"Delivered-To: somebody@else.test\r\n"
+    refuse_loop(field * MAX_DELIVERED_TO_FIELDS, [JOE])
+    with pytest.raises(ProtocolError) as error:
+        refuse_loop(field * (MAX_DELIVERED_TO_FIELDS + 1), [JOE])
+    assert error.value.reply is LOOP

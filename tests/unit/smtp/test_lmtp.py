@@ -199,6 +199,49 @@ async def test_misbehaviour_after_the_final_dot_says_that_the_dot_had_left(how: 
         assert not connection.is_reusable
 
 
+@pytest.mark.parametrize("capabilities", [("PIPELINING",), ()])
+@pytest.mark.parametrize("code", [200, 211, 214, 220, 221, 235, 251, 252])
+@pytest.mark.parametrize("stage", BEFORE_DOT)
+async def test_a_2xx_that_answers_another_command_is_no_yes_and_no_dot_leaves(
+    stage: str, code: int, capabilities: tuple[str, ...]
+) -> None:
+    if (stage, code) == ("RCPT", 251):
+        pytest.skip("251 is a yes to RCPT")
+    async with LmtpTestServer(capabilities=capabilities) as server, connected(server) as connection:
+        server.at[stage] = say(f"{code} 2.0.0 what")
+        with pytest.raises(LmtpOutOfStep, match=f"answered {stage} with {code}") as caught:
+            await transact(connection)
+        assert not caught.value.is_final_dot_sent
+        assert not connection.is_reusable
+        assert server.messages == []
+
+
+@pytest.mark.parametrize("code", [200, 211, 214, 220, 221, 235, 251, 252])
+async def test_a_2xx_other_than_250_after_the_final_dot_confirms_nothing(code: int) -> None:
+    async with LmtpTestServer() as server, connected(server) as connection:
+        server.at["DOT"] = say(f"{code} 2.0.0 what")
+        with pytest.raises(LmtpOutOfStep, match=f"answered final dot with {code}") as caught:
+            await transact(connection)
+        assert caught.value.is_final_dot_sent
+        assert not connection.is_reusable
+
+
+async def test_251_is_a_yes_to_rcpt() -> None:
+    async with LmtpTestServer() as server, connected(server) as connection:
+        server.at["RCPT"] = say("251 2.1.5 will forward")
+        assert codes([await connection.ask_recipient(ALICE, is_smtputf8=False, deadline=soon())]) == [(Stage.RCPT, 251)]
+        assert codes(await transact(connection)) == [(Stage.CONTENT, 250)]
+
+
+@pytest.mark.parametrize("reply", ["221 2.0.0 bye", "252 2.0.0 cannot say", "451 4.3.0 no"])
+async def test_a_reset_that_is_not_confirmed_with_250_ends_the_connection(reply: str) -> None:
+    async with LmtpTestServer() as server, connected(server) as connection:
+        server.at["RSET"] = say(reply)
+        with pytest.raises(LmtpOutOfStep, match=f"RSET with {reply[:3]}"):
+            await connection.ask_recipient(ALICE, is_smtputf8=False, deadline=soon())
+        assert not connection.is_reusable
+
+
 @pytest.mark.parametrize("stage", BEFORE_DOT)
 async def test_an_extra_reply_before_the_final_dot_stops_the_dot(stage: str) -> None:
     async with LmtpTestServer() as server, connected(server) as connection:
@@ -230,6 +273,13 @@ async def test_421_before_the_final_dot_is_the_end_of_the_session(stage: str) ->
         server.at[stage] = close("421 4.3.2 going down")
         with pytest.raises(LmtpClosing):
             await transact(connection)
+        assert not connection.is_reusable
+
+
+async def test_421_after_the_final_dot_answers_one_recipient_and_the_connection_is_not_used_again() -> None:
+    async with LmtpTestServer() as server, connected(server) as connection:
+        server.at["DOT", "alice@example.org"] = say("421 4.3.2 shutting down")
+        assert codes(await transact(connection, ALICE, BOB)) == [(Stage.CONTENT, 421), (Stage.CONTENT, 250)]
         assert not connection.is_reusable
 
 
@@ -319,14 +369,14 @@ async def test_reading_the_answer_goes_on_after_a_cancellation() -> None:
 @pytest.mark.parametrize(
     ("stage", "action", "error"),
     [
-        ("CONNECT", silent(), LmtpTimeout),
+        ("CONNECT", silent(), LmtpUnreachable),
         ("CONNECT", close("421 4.3.2 too many connections"), LmtpUnreachable),
         ("CONNECT", say("554 5.3.2 no service"), LmtpUnreachable),
         ("CONNECT", close(), LmtpConnectionLost),
         ("CONNECT", say("HTTP/1.1 400 Bad Request"), LmtpOutOfStep),
         ("LHLO", say("500 5.5.1 this is SMTP"), LmtpUnreachable),
         ("LHLO", close_mid_reply(), LmtpConnectionLost),
-        ("LHLO", silent(), LmtpTimeout),
+        ("LHLO", silent(), LmtpUnreachable),
     ],
 )
 async def test_no_session_comes_of_a_server_that_will_not_speak(
@@ -334,14 +384,13 @@ async def test_no_session_comes_of_a_server_that_will_not_speak(
 ) -> None:
     async with LmtpTestServer() as server:
         server.at[stage] = action
-        seconds = 0.2 if error is LmtpTimeout else 5
         with pytest.raises(error):
-            await connect_lmtp(parse_server(str(server)), hostname="mx.example.org", deadline=soon(seconds))
+            await connect_lmtp(parse_server(str(server)), hostname="mx.example.org", deadline=soon(0.5))
         await server.reached("CLOSED")
 
 
 async def test_a_server_that_never_accepts_is_given_up_at_the_deadline() -> None:
-    with never_accepting() as address, pytest.raises(LmtpTimeout):
+    with never_accepting() as address, pytest.raises(LmtpUnreachable, match="in time"):
         await connect_lmtp(parse_server(address), hostname="mx.example.org", deadline=soon(0.2))
 
 

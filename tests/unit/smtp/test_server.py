@@ -11,7 +11,7 @@ from aiosmtpd.handlers import Message
 from mailflow.mail.reply import ProtocolError, Reply
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.budget import ByteBudget
-from mailflow.smtp.server import Client, SmtpOptions, SmtpService, SmtpSession, Transaction
+from mailflow.smtp.server import RESERVED_AHEAD_S, Client, SmtpOptions, SmtpService, SmtpSession, Transaction
 from tests.scenario.memory import MemoryClient
 
 BANNER = b"220 mx.test ESMTP\r\n"
@@ -371,3 +371,66 @@ async def test_refused_client_is_told_why_and_not_counted_out() -> None:
     client.close()
     assert await service.nursery.wait_empty(5)
     assert left == []
+
+
+# What a hostile client must not hold.
+
+
+async def test_octets_declared_long_ago_and_not_sent_are_taken_back_when_others_need_them() -> None:
+    service = make_service(object())
+    holder = await greet_extended(service)
+    holder.send(b"MAIL FROM:<bob@client.test> SIZE=90000\r\n")
+    assert await holder.reply() == "250 2.1.0 Sender ok"
+    (session,) = service.sessions
+    other = await greet_extended(service)
+    other.send(b"MAIL FROM:<ann@client.test> SIZE=50000\r\n")
+    assert await other.reply() == "452 4.3.1 Too many messages in flight, try again later"
+
+    session.envelope.declared_at -= RESERVED_AHEAD_S + 1
+    other.send(b"MAIL FROM:<ann@client.test> SIZE=50000\r\n")
+    assert await other.reply() == "250 2.1.0 Sender ok"
+    assert service.budget.reserved_bytes == 50000
+    holder.send(b"RCPT TO:<alice@example.org>\r\nDATA\r\n")
+    await holder.replies(2)
+    holder.send(b"hello\r\n.\r\n")
+    assert await holder.reply() == "250 2.0.0 Ok"
+
+
+async def test_replies_before_a_chunk_do_not_wait_for_its_octets() -> None:
+    client = await greet_extended(make_service(object()))
+    client.send(ENVELOPE + b"BDAT 7 LAST\r\n")
+    assert await client.replies(2) == ["250 2.1.0 Sender ok", "250 2.1.5 Recipient ok"]
+    client.send(b"hello\r\n")
+    assert await client.reply() == "250 2.0.0 Ok"
+
+
+async def test_reply_to_an_earlier_chunk_does_not_wait_for_the_hand_off() -> None:
+    gate = Gate()
+    client = await greet_extended(make_service(gate))
+    client.send(ENVELOPE + b"BDAT 7\r\nhello\r\nBDAT 0 LAST\r\n")
+    await gate.entered.wait()
+    assert (await client.replies(3))[2] == "250 2.0.0 7 octets received"
+    gate.may_end.set()
+    assert await client.reply() == "250 2.0.0 Ok"
+
+
+async def test_chunks_together_are_held_to_the_rate_of_a_message() -> None:
+    client = await greet_extended(make_service(object(), data_timeout_s=0.1, min_data_rate=10**8))
+    client.send(ENVELOPE)
+    await client.replies(2)
+    reply = ""
+    for _ in range(10_000):  # each chunk comes at once; all of them are far too little
+        client.send(b"BDAT 4\r\nhi\r\n")
+        reply = await client.reply()
+        if not reply.startswith("250"):
+            break
+    assert reply == "421 4.4.2 Timeout, closing connection"
+
+
+async def test_drain_does_not_wait_for_a_client_that_does_not_read() -> None:
+    service = make_service(object())
+    await greet(service)
+    (session,) = service.sessions
+    session.pause_writing()
+    service.drain()
+    assert await service.nursery.wait_empty(1.0)
