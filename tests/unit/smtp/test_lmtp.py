@@ -200,13 +200,18 @@ async def test_misbehaviour_after_the_final_dot_says_that_the_dot_had_left(how: 
 
 
 @pytest.mark.parametrize("capabilities", [("PIPELINING",), ()])
-@pytest.mark.parametrize("code", [200, 211, 214, 220, 221, 235, 251, 252])
-@pytest.mark.parametrize("stage", BEFORE_DOT)
+@pytest.mark.parametrize(
+    ("stage", "code"),
+    [
+        (stage, code)
+        for stage in BEFORE_DOT
+        for code in (200, 211, 214, 220, 221, 235, 251, 252)
+        if (stage, code) != ("RCPT", 251)  # a yes
+    ],
+)
 async def test_a_2xx_that_answers_another_command_is_no_yes_and_no_dot_leaves(
     stage: str, code: int, capabilities: tuple[str, ...]
 ) -> None:
-    if (stage, code) == ("RCPT", 251):
-        pytest.skip("251 is a yes to RCPT")
     async with LmtpTestServer(capabilities=capabilities) as server, connected(server) as connection:
         server.at[stage] = say(f"{code} 2.0.0 what")
         with pytest.raises(LmtpOutOfStep, match=f"answered {stage} with {code}") as caught:
