@@ -55,7 +55,7 @@ AFTER_RCPT: dict[str, tuple[str, Action, str]] = {
     "other-command-dot": ("DOT", say("354 go ahead"), "451 4.4.2"),
     "one-too-many-dot": ("DOT", extra(), "451 4.4.2"),
     "closing-mail": ("MAIL", close("421 4.3.2 shutting down"), "451 4.4.1"),
-    "closing-dot": ("DOT", close("421 4.3.2 shutting down"), "451 4.4.0"),
+    "closing-dot": ("DOT", close("421 4.3.2 shutting down"), "451 4.4.2"),
     "trouble-dot": ("DOT", say("451 4.3.0 disk on fire at /srv/mail"), "451 4.4.0"),
     "refuses-dot": ("DOT", say("554 5.6.0 we do not like it"), "554 5.6.0"),
     "wants-auth-mail": ("MAIL", say("530 5.7.0 authenticate first"), "451 4.4.0"),
