@@ -58,6 +58,7 @@ BARE_NEWLINE = Reply(521, "5.5.2", "Bare CR, bare LF or NUL received, see RFC 53
 SHUTTING_DOWN = Reply(421, "4.3.2", "Service shutting down, try again later")
 SWALLOW_FACTOR = 4  # a BDAT chunk of more than this many times the largest message is not read to its end
 RESERVED_AHEAD_S = 10.0  # how long octets that SIZE declared are kept free for a client that does not send them
+RECLAIM_EVERY_S = 1.0  # asking every session is not done for each refusal of a flood
 MAX_REFUSED_LINGERING = 100  # refused clients that are given time to read why; beyond, descriptors matter more
 COMMANDS_PER_TURN = 50  # then the other sessions have theirs, however much one client pipelines
 # Verbs of other protocols: a browser or a proxy was tricked into talking to us (CVE-2021-38371 and its kin).
@@ -136,6 +137,7 @@ class SmtpService:
     sessions: "set[SmtpSession]" = field(default_factory=set)
     is_draining: bool = False
     refused_lingering: int = 0
+    reclaimed_at: float = 0.0  # in loop time
     hooks: dict[str, Callable[..., Awaitable[Any]]] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -157,6 +159,10 @@ class SmtpService:
         """Reserve bytes in flight; where none are left, take back what was declared a while ago and never sent."""
         if self.budget.reserve(size_bytes):
             return True
+        now = asyncio.get_running_loop().time()
+        if now - self.reclaimed_at < RECLAIM_EVERY_S:
+            return False
+        self.reclaimed_at = now
         for session in self.sessions:
             session.give_up_ahead()
         return self.budget.reserve(size_bytes)

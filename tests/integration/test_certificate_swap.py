@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from tests.integration.certificates import write_certificate
+from tests.certificates import write_pair
 from tests.integration.mail_client import MailClient
 from tests.integration.mailflow_process import MailflowProcess, route
 
@@ -34,6 +34,11 @@ class Secret:
         link.rename(self._folder / "..data")
 
 
+def write_version(folder: Path) -> x509.Certificate:
+    certificate, _ = write_pair(folder)
+    return x509.load_pem_x509_certificate(certificate.read_bytes())
+
+
 async def shown_certificate(mailflow: MailflowProcess) -> tuple[MailClient, x509.Certificate]:
     """Say STARTTLS on a new connection; the session, and what it was shown."""
     context = ssl.create_default_context()
@@ -48,7 +53,7 @@ async def shown_certificate(mailflow: MailflowProcess) -> tuple[MailClient, x509
 
 async def test_a_swapped_secret_is_shown_in_the_next_handshake_and_old_sessions_go_on(tmp_path: Path) -> None:
     secret = Secret(tmp_path / "secret")
-    first, second = (write_certificate(secret.version(number)) for number in (1, 2))
+    first, second = (write_version(secret.version(number)) for number in (1, 2))
     secret.publish(1)
     async with MailflowProcess(tmp_path, config=CONFIG) as mailflow:
         session, shown = await shown_certificate(mailflow)
@@ -63,7 +68,7 @@ async def test_a_swapped_secret_is_shown_in_the_next_handshake_and_old_sessions_
 
 async def test_a_mismatched_pair_or_a_missing_file_keeps_the_old_certificate(tmp_path: Path) -> None:
     secret = Secret(tmp_path / "secret")
-    first, _, third = (write_certificate(secret.version(number)) for number in (1, 2, 3))
+    first, _, third = (write_version(secret.version(number)) for number in (1, 2, 3))
     (secret.version(2) / "tls.key").write_bytes((secret.version(3) / "tls.key").read_bytes())
     secret.version(4).mkdir()
     secret.publish(1)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.integration.certificates import write_certificate
+from tests.certificates import write_pair
 from tests.integration.dovecot_server import Dovecot
 from tests.integration.mail_client import MailClient
 from tests.integration.mailflow_process import MailflowProcess, route
@@ -89,7 +89,7 @@ async def send_by_smtplib_with_tls(mailflow: MailflowProcess, content: bytes) ->
 async def test_mail_is_read_back_over_imap_byte_for_byte(
     tmp_path: Path, dovecot: Dovecot, transport: Literal["tcp", "unix"], send: Send
 ) -> None:
-    write_certificate(tmp_path / "tls")
+    write_pair(tmp_path / "tls")
     tls = '[tls]\ncertificate = "tls/tls.crt"\nkey = "tls/tls.key"\n'
     server = dovecot.server if transport == "tcp" else dovecot.unix_server
     async with MailflowProcess(tmp_path, config=tls + route("example.org", lmtp=[server])) as mailflow:

@@ -10,8 +10,8 @@ from mailflow.mail.address import parse_mailbox
 from mailflow.smtp.lmtp import LmtpConnection
 from mailflow.smtp.lmtp_connect import LmtpServer, TlsMode, connect_lmtp
 from mailflow.smtp.lmtp_errors import LmtpError, LmtpOutOfStep, LmtpUnreachable
+from tests.certificates import write_pair
 from tests.lmtp_server import Action, LmtpTestServer, Session, close, say, send, silent
-from tests.unit.smtp.certificates import write_pair
 
 ALICE = parse_mailbox("alice@example.org")
 

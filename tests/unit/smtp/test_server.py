@@ -11,7 +11,15 @@ from aiosmtpd.handlers import Message
 from mailflow.mail.reply import ProtocolError, Reply
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.budget import ByteBudget
-from mailflow.smtp.server import RESERVED_AHEAD_S, Client, SmtpOptions, SmtpService, SmtpSession, Transaction
+from mailflow.smtp.server import (
+    RECLAIM_EVERY_S,
+    RESERVED_AHEAD_S,
+    Client,
+    SmtpOptions,
+    SmtpService,
+    SmtpSession,
+    Transaction,
+)
 from tests.scenario.memory import MemoryClient
 
 BANNER = b"220 mx.test ESMTP\r\n"
@@ -387,6 +395,7 @@ async def test_octets_declared_long_ago_and_not_sent_are_taken_back_when_others_
     assert await other.reply() == "452 4.3.1 Too many messages in flight, try again later"
 
     session.envelope.declared_at -= RESERVED_AHEAD_S + 1
+    service.reclaimed_at -= RECLAIM_EVERY_S
     other.send(b"MAIL FROM:<ann@client.test> SIZE=50000\r\n")
     assert await other.reply() == "250 2.1.0 Sender ok"
     assert service.budget.reserved_bytes == 50000

@@ -14,7 +14,7 @@ import uvloop
 
 from mailflow.smtp.data import BareNewline, ChunkReader, Content, DotReader
 from mailflow.smtp.stream import INPUT_HIGH_BYTES, DeadlinePassed, LineTooLong, PeerGone, PeerStream
-from tests.unit.smtp.certificates import write_pair
+from tests.certificates import write_pair
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy.")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mailflow.smtp.tls import ServerTls
-from tests.unit.smtp.certificates import write_pair
+from tests.certificates import write_pair
 
 
 class Reports:
