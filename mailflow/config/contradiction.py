@@ -73,7 +73,7 @@ def _find_double_listeners(document: Document) -> Iterator[Fault]:
 
 def _find_postmaster_faults(document: Document) -> Iterator[Fault]:
     """RFC 5321 s4.5.1: mail to postmaster must be taken, so its address must lead to a backend."""
-    domains = [domain for _key, _text, domain in _route_domains(document)]
+    domains = [domain for _key, _text, domain in _route_domains(document) if domain != "*"]
     if not domains or not _has_role(document, "mx"):
         return
     text = _value(document, "mx", "postmaster", "")

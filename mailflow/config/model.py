@@ -67,13 +67,23 @@ class MxTable(Table):
     listen: tuple[v.ListenAddress, ...] = declare(
         ["0.0.0.0:25", "[::]:25"], "Where to listen for mail.", allowed=f"a list, each item {v.LISTEN}", min_length=1
     )
+    proxy_protocol_from: tuple[v.Network, ...] = declare(
+        [],
+        "Networks whose connections must begin with a PROXY v1 or v2 header that tells the true client; nobody else's may.",
+        allowed=f"a list, each item {v.NETWORK}",
+    )
+    relay_from: tuple[v.Network, ...] = declare(
+        [],
+        'Networks whose clients may send to any domain, through the route "*". Ignored while the true client is in doubt.',
+        allowed=f"a list, each item {v.NETWORK}",
+    )
     max_message_bytes: int = declare(
         52428800, "Largest message taken, announced by SIZE (RFC 1870).", unit="bytes", at_least=1, at_most=2147483647
     )
     max_recipients: int = declare(1000, "Most recipients of one transaction.", at_least=1, at_most=100000)
     max_connections: int = declare(5000, "Most sessions at once, per worker.", at_least=1, at_most=1000000)
     max_connections_per_client: int = declare(
-        50, "Most sessions at once of one client network (IPv4 /24, IPv6 /64).", at_least=1, at_most=1000000
+        50, "Most sessions at once of one client network (IPv4 /24, IPv6 /64), per installation.", at_least=1, at_most=1000000
     )
     max_errors: int = declare(
         20, "Commands refused with 5xx in one session before it ends with 421.", at_least=1, at_most=10000
@@ -135,11 +145,10 @@ class LmtpBackend(Table):
     name: v.BackendName = declare(..., "The name routes use.", example="mailbox", allowed="a name")
     lmtp: tuple[v.LmtpServer, ...] = declare(
         ...,
-        "The server; exactly one in this version.",
-        allowed=f"a list of one item, {v.LMTP_SERVER}",
-        example=["dovecot-0.dovecot:24"],
+        "The servers. Each user has one of them, always the same; the next one only while his is down.",
+        allowed=f"a list, each item {v.LMTP_SERVER}",
+        example=["dovecot-0.dovecot:24", "dovecot-1.dovecot:24"],
         min_length=1,
-        max_length=1,
     )
     tls: Literal["off", "starttls", "tls"] = declare(
         "off", "TLS to the server, its certificate verified: none, by STARTTLS, or from the first byte. Not with unix:."
@@ -147,7 +156,7 @@ class LmtpBackend(Table):
     tls_ca: v.CaFile = declare(
         "", "CA certificates that vouch for the server, in PEM. Empty: the system's.", allowed='a file, or ""'
     )
-    connections: int = declare(20, "Most connections to the server.", at_least=1, at_most=10000)
+    connections: int = declare(20, "Most connections to each server; the workers share them.", at_least=1, at_most=10000)
     connect_timeout_s: float = declare_duration(10, "How long a connection may take to stand, TLS included.")
     reply_timeout_s: float = declare_duration(
         600, "How long the server may take to answer after the final dot (RFC 1047, RFC 5321 s4.5.3.2.6)."
@@ -203,10 +212,34 @@ class RouteTable(Table):
     backend: str = declare(
         ..., "The name of the backend.", example="mailbox", allowed="the name of a backend", strict=True
     )
+    aliases: v.ReadableFile = declare(
+        "",
+        'A TOML file of `"address" = "address"`: mail for the first goes to the second, a mailbox of ours. Read again'
+        " when it changes.",
+        allowed='a file, or ""',
+    )
+    catch_all: v.Mailbox = declare(
+        "", "Who gets mail for users that do not exist.", allowed=f'{v.MAILBOX} in a domain of the routes, or ""'
+    )
+    subaddress: v.Subaddress = declare(
+        "+", 'What separates user and detail in "user+detail@".', allowed='one character, or ""'
+    )
+    map: v.ReadableFile = declare(
+        "",
+        'A TOML file of `"address" = "name of a backend"` for users whose mailbox is elsewhere. Read again when it'
+        " changes.",
+        allowed='a file, or ""',
+    )
 
 
 class LimitsTable(Table):
-    """Limits of a worker as a whole."""
+    """Limits beyond a single session."""
+
+    url: v.CountersUrl = declare(
+        "memory://",
+        "Where what one client network does is counted: in this process, or in Redis or Valkey for all Pods together.",
+        allowed=v.COUNTERS,
+    )
 
     bytes_in_flight: int = declare(
         536870912,
@@ -214,6 +247,12 @@ class LimitsTable(Table):
         unit="bytes",
         at_least=1024,
         at_most=MAX_BYTES,
+    )
+    connections_per_minute_per_client: int = declare(
+        0,
+        "Most new connections a minute from one client network (IPv4 /24, IPv6 /64), per installation; 0: no limit.",
+        at_least=0,
+        at_most=1000000,
     )
 
 
@@ -261,10 +300,9 @@ class Settings(Table):
     )
     workers: int = declare(
         0,
-        "Worker processes; 0: chosen by the CPU quota.",
-        allowed="0 or 1: this version runs one worker",
+        "Worker processes; 0: as many as the CPU quota has whole CPUs, at least one.",
         at_least=0,
-        at_most=1,
+        at_most=256,
     )
     mx: MxTable = Field(default_factory=MxTable)
     tls: TlsTable = Field(default_factory=TlsTable)
@@ -279,7 +317,7 @@ class Settings(Table):
     @property
     def postmaster(self) -> str:
         """The address that gets mail for <postmaster>: `mx.postmaster`, or one of the routes; "" without any."""
-        exact = (domain for route in self.route for domain in route.domains if not domain.startswith("."))
+        exact = (domain for route in self.route for domain in route.domains if domain[0] not in ".*")
         first = next(exact, "")
         return self.mx.postmaster or (f"postmaster@{first}" if first else "")
 

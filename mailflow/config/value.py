@@ -9,7 +9,7 @@ up by nobody here: listeners and name servers are IP addresses, since no DNS is 
 import re
 import ssl
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +20,9 @@ LISTEN = '"IPv4:PORT" or "[IPv6]:PORT", PORT 0 to 65535, 0: any free port'
 NAMESERVER = '"IPv4", "IPv4:PORT", "[IPv6]" or "[IPv6]:PORT"'
 LMTP_SERVER = '"HOST:PORT", "[IPv6]:PORT" or "unix:/path"'
 HOST_NAME = 'a host name such as "mx1.example.org"'
-ROUTE_DOMAIN = 'a domain ("example.org"), or with a leading dot every name below it (".example.org")'
+ROUTE_DOMAIN = 'a domain ("example.org"), with a leading dot every name below it (".example.org"), or "*"'
+NETWORK = 'a network such as "10.0.0.0/8", "2001:db8::/32" or one address'
+COUNTERS = '"memory://", "redis://HOST[:PORT][/DB]" or "rediss://…"'
 MAILBOX = 'an address such as "postmaster@example.org"'
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -90,10 +92,10 @@ def parse_host_name(value: object) -> str:
 
 
 def parse_route_domain(value: object) -> str:
-    """Parse a route's domain into lower-case A-labels; a leading dot stays and means any subdomain."""
+    """Parse a route's domain into lower-case A-labels; a leading dot stays and means any subdomain, "*" the rest."""
     text = _text(value, ROUTE_DOMAIN)
     if text == "*":
-        raise ValueError(f'{ROUTE_DOMAIN}; "*" is not in this version')
+        return text
     dot = "." if text.startswith(".") else ""
     return dot + _ascii_domain(text.removeprefix("."), ROUTE_DOMAIN)
 
@@ -107,6 +109,30 @@ def parse_mailbox(value: object) -> str:
     if not at or not _LOCAL_PART.fullmatch(local) or len(_utf8(local, MAILBOX)) > _MAX_LOCAL_OCTETS:
         raise ValueError(MAILBOX)
     return f"{local}@{_ascii_domain(domain, MAILBOX)}"
+
+
+def parse_network(value: object) -> IPv4Network | IPv6Network:
+    """Parse a network; bits below its prefix are a fault, as they may be a slip of the prefix."""
+    try:
+        return ip_network(_text(value, NETWORK))
+    except ValueError as exc:
+        raise ValueError(NETWORK) from exc
+
+
+def parse_counters_url(value: object) -> str:
+    """Parse where shared counters live."""
+    text = _text(value, COUNTERS)
+    if text != "memory://" and not re.fullmatch(r"rediss?://[^\s/]+(?:/[0-9]+)?", text):
+        raise ValueError(COUNTERS)
+    return text
+
+
+def parse_subaddress(value: object) -> str:
+    """Parse the character between user and detail; "" means that there are no subaddresses."""
+    text = _text(value, "one character")
+    if text and not re.fullmatch(r"[!#$%&'*+/=?^_`{|}~-]", text):
+        raise ValueError('one character that an address may have, such as "+", or ""')
+    return text
 
 
 def parse_backend_name(value: object) -> str:
@@ -164,6 +190,9 @@ LmtpServer = Annotated[HostPort | UnixPath, PlainValidator(parse_lmtp_server)]
 HostName = Annotated[str, PlainValidator(parse_host_name)]
 RouteDomain = Annotated[str, PlainValidator(parse_route_domain)]
 Mailbox = Annotated[str, PlainValidator(parse_mailbox)]
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(parse_network)]
+CountersUrl = Annotated[str, PlainValidator(parse_counters_url)]
+Subaddress = Annotated[str, PlainValidator(parse_subaddress)]
 BackendName = Annotated[str, PlainValidator(parse_backend_name)]
 ReadableFile = Annotated[Path | None, PlainValidator(parse_file)]
 CaFile = Annotated[Path | None, PlainValidator(parse_ca_file)]
