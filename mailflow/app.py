@@ -5,10 +5,10 @@ that were bound before it, and drains: SIGTERM ends in `drain`, never in the mid
 """
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -18,59 +18,86 @@ from mailflow.deliver.mailbox import LmtpBackend
 from mailflow.deliver.maildir import MaildirBackend
 from mailflow.deliver.route import Backend, Route, Router
 from mailflow.dns import Resolver, StubResolver
-from mailflow.mail.address import parse_mailbox
+from mailflow.mail.address import Address, parse_mailbox
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
+from mailflow.receive.backlog import answer_backlog
 from mailflow.receive.inbound import Inbound
 from mailflow.receive.limits import ConnectionLimits
 from mailflow.smtp.budget import ByteBudget
 from mailflow.smtp.lmtp_connect import parse_server
-from mailflow.smtp.server import SHUTTING_DOWN, SmtpOptions, SmtpService
+from mailflow.smtp.server import SmtpOptions, SmtpService
 from mailflow.smtp.tls import ServerTls
 
 ACCEPT_BACKLOG = 1024
 
 log = structlog.get_logger()
 
+BackendTable = config.LmtpBackend | config.MaildirBackend
+Backends = dict[str, tuple[BackendTable, Backend]]  # by name, with the table each was made from
+
 
 class Worker:
-    """One worker: the MX listener, its hand-off to the backends, its drain.
+    """One worker of `workers`: the MX listener, its hand-off to the backends, its reload and its drain.
 
-    `resolver` replaces the real one in the demo, which has a zone of its own.
-    Raises OSError or ssl.SSLError where certificate, key or a mailbox folder cannot be used.
+    `resolver` replaces the real one in the demo, which has a zone of its own; `shared_limits` count for all workers,
+    by default for this one alone. Raises OSError or ssl.SSLError where certificate, key or a mailbox folder cannot be
+    used.
     """
 
-    def __init__(self, settings: config.Settings, metrics: Metrics, *, resolver: Resolver | None = None) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: config.Settings,
+        metrics: Metrics,
+        *,
+        workers: int = 1,
+        resolver: Resolver | None = None,
+    ) -> None:
         self._metrics = metrics
+        self._workers = workers
         self._sessions = Nursery(on_failure=metrics.internal_errors_total.inc)
         self._background = Nursery(on_failure=metrics.internal_errors_total.inc)
         self._budget = ByteBudget(settings.limits.bytes_in_flight)
         self._resolver: Resolver = resolver or StubResolver([str(server) for server in settings.dns.nameservers])
-        self._postmaster = parse_mailbox(settings.postmaster)
-        self._backends = {table.name: self._make_backend(table) for table in settings.backend}
-        self._router = Router(
-            [Route(table.domains, table.backend) for table in settings.route],
-            self._backends,
-            postmaster=self._postmaster,
-        )
-        self._mx = self._make_mx_service()
+        self._plan = self._make_plan(settings, {})
+        self._mx = self._make_mx_service(self._plan)
         self._servers: list[tuple[socket.socket, asyncio.Server]] = []
+
+    @property
+    def drain_timeout_s(self) -> float:
+        """How long a drain may take where nobody says otherwise."""
+        return self._plan.settings.drain.timeout_s
 
     async def start(self, sockets: Sequence[socket.socket]) -> None:
         """Serve the MX on bound sockets."""
         loop = asyncio.get_running_loop()
-        await self._router.open()
-        await self._make_postmaster()
+        await self._open(self._plan, {})
         for sock in sockets:
             server = await loop.create_server(self._mx, sock=sock, backlog=ACCEPT_BACKLOG)
             self._servers.append((sock, server))
+
+    async def reload(self, settings: config.Settings) -> None:
+        """Take up another configuration between transactions: no session ends, nothing under way is disturbed.
+
+        Backends whose table is the same stay, with their connections and what they know. Raises OSError or
+        ssl.SSLError; then all is as before.
+        """
+        old = self._plan
+        plan = self._make_plan(settings, old.backends)
+        await self._open(plan, old.backends)
+        self._plan = plan
+        self._mx.reconfigure(handler=plan.inbound, options=plan.options, tls=plan.tls)
+        self._budget.limit_bytes = settings.limits.bytes_in_flight
+        kept = {id(backend) for _, backend in plan.backends.values()}
+        for _, backend in old.backends.values():
+            if id(backend) not in kept:
+                await backend.close()
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new sessions, let transactions finish for `timeout_s` seconds, stop. False where something was cut."""
         self._mx.drain()
         for sock, server in self._servers:
-            _answer_backlog(sock)
+            answer_backlog(sock)
             server.close()
         is_clean = await self._sessions.wait_empty(timeout_s)
         if not is_clean:
@@ -78,7 +105,8 @@ class Worker:
         await self._sessions.cancel_all()
         # What is left has nobody who waits for it: its session was cut, it refreshes a memory, or asks for a name.
         await self._background.cancel_all()
-        await self._router.close()
+        for _, backend in self._plan.backends.values():
+            await backend.close()
         if isinstance(self._resolver, StubResolver):
             await self._resolver.aclose()
         return is_clean
@@ -88,36 +116,65 @@ class Worker:
         self._metrics.sessions.set(len(self._mx.sessions))
         self._metrics.bytes_in_flight.set(self._budget.reserved_bytes)
 
-    def _make_mx_service(self) -> SmtpService:
-        settings, metrics = self._settings, self._metrics
+    def _make_plan(self, settings: config.Settings, running: Backends) -> "Plan":
+        """Make what the settings ask for; of the `running` backends those that did not change are taken over."""
+        backends: Backends = {}
+        for table in settings.backend:
+            before, backend = running.get(table.name, (None, None))
+            is_same = backend is not None and table == before and not _has_ca(table)  # the CA's file may have changed
+            backends[table.name] = (table, backend if is_same and backend else self._make_backend(settings, table))
+        postmaster = parse_mailbox(settings.postmaster)
+        router = Router(
+            [Route(table.domains, table.backend) for table in settings.route],
+            {name: backend for name, (_, backend) in backends.items()},
+            postmaster=postmaster,
+        )
         inbound = Inbound(
             hostname=settings.hostname,
-            handoff=self._router,
-            postmaster=self._postmaster,
+            handoff=router,
+            postmaster=postmaster,
             resolver=self._resolver,
-            metrics=metrics,
+            metrics=self._metrics,
             nursery=self._background,
             max_header_bytes=settings.mx.max_header_bytes,
         )
+        return Plan(
+            settings, backends, router, postmaster, inbound, _smtp_options(settings, router), _server_tls(settings)
+        )
+
+    async def _open(self, plan: "Plan", running: Backends) -> None:
+        """Make new backends ready, and give the postmaster a mailbox where we keep the mailboxes.
+
+        Mail to the postmaster is never refused (RFC 5321 s4.5.1).
+        """
+        for name, (_, backend) in plan.backends.items():
+            if name not in running or running[name][1] is not backend:
+                await backend.open()
+        home = plan.router.find_backend(plan.postmaster)
+        if isinstance(home, MaildirBackend):
+            await home.create_mailbox(plan.postmaster)
+
+    def _make_mx_service(self, plan: "Plan") -> SmtpService:
+        metrics, mx = self._metrics, plan.settings.mx
         limits = ConnectionLimits(
-            max_connections=settings.mx.max_connections,
-            max_per_client=settings.mx.max_connections_per_client,
+            max_connections=mx.max_connections,
+            max_per_client=mx.max_connections_per_client,
             on_shed=lambda reason: metrics.shed_total.labels(reason).inc(),
         )
         return SmtpService(
-            handler=inbound,
-            options=self._smtp_options(),
+            handler=plan.inbound,
+            options=plan.options,
             budget=self._budget,
             nursery=self._sessions,
-            tls=self._server_tls(),
+            tls=plan.tls,
             admit=limits.admit,
             leave=limits.leave,
             on_internal_error=metrics.internal_errors_total.inc,
             on_tls_handshake=lambda result: metrics.tls_handshakes_total.labels(result).inc(),
         )
 
-    def _make_backend(self, table: config.LmtpBackend | config.MaildirBackend) -> Backend:
-        hostname, on_handoff = self._settings.hostname, self._observe_handoff
+    def _make_backend(self, settings: config.Settings, table: BackendTable) -> Backend:
+        hostname, on_handoff = settings.hostname, self._observe_handoff
         if isinstance(table, config.MaildirBackend):
             root, create = table.maildir, table.create
             return MaildirBackend(table.name, root, create=create, hostname=hostname, on_handoff=on_handoff)
@@ -140,31 +197,42 @@ class Worker:
     def _observe_handoff(self, backend: str, outcome: str, seconds: float) -> None:
         self._metrics.handoff_seconds.labels(backend, outcome).observe(seconds)
 
-    async def _make_postmaster(self) -> None:
-        """Give the postmaster a mailbox where we keep the mailboxes: mail to it is never refused (RFC 5321 s4.5.1)."""
-        backend = self._router.find_backend(self._postmaster)
-        if isinstance(backend, MaildirBackend):
-            await backend.create_mailbox(self._postmaster)
 
-    def _smtp_options(self) -> SmtpOptions:
-        mx = self._settings.mx
-        return SmtpOptions(
-            hostname=self._settings.hostname,
-            max_message_bytes=mx.max_message_bytes,
-            max_recipients=min(mx.max_recipients, self._router.max_recipients),
-            max_errors=mx.max_errors,
-            max_line_octets=mx.max_line_octets,
-            command_timeout_s=mx.command_timeout_s,
-            data_timeout_s=mx.data_timeout_s,
-            min_data_rate=mx.min_data_rate,
-            normalizes_newlines=mx.bare_newline == "normalize",
-        )
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a configuration makes of a worker; a reload makes another."""
 
-    def _server_tls(self) -> ServerTls | None:
-        tls = self._settings.tls
-        if not tls.certificate or not tls.key:
-            return None
-        return ServerTls(tls.certificate, tls.key, on_reload=_log_reload)
+    settings: config.Settings
+    backends: Backends
+    router: Router
+    postmaster: Address
+    inbound: Inbound
+    options: SmtpOptions
+    tls: ServerTls | None
+
+
+def _smtp_options(settings: config.Settings, router: Router) -> SmtpOptions:
+    mx = settings.mx
+    return SmtpOptions(
+        hostname=settings.hostname,
+        max_message_bytes=mx.max_message_bytes,
+        max_recipients=min(mx.max_recipients, router.max_recipients),
+        max_errors=mx.max_errors,
+        max_line_octets=mx.max_line_octets,
+        command_timeout_s=mx.command_timeout_s,
+        data_timeout_s=mx.data_timeout_s,
+        min_data_rate=mx.min_data_rate,
+        normalizes_newlines=mx.bare_newline == "normalize",
+    )
+
+
+def _server_tls(settings: config.Settings) -> ServerTls | None:
+    tls = settings.tls
+    return ServerTls(tls.certificate, tls.key, on_reload=_log_reload) if tls.certificate and tls.key else None
+
+
+def _has_ca(table: BackendTable) -> bool:
+    return isinstance(table, config.LmtpBackend) and table.tls != "off"
 
 
 def _client_tls(ca: Path | None) -> ssl.SSLContext:
@@ -179,16 +247,3 @@ def _log_reload(fault: str | None) -> None:
         log.info("certificate_reloaded")
     else:
         log.error("certificate_not_reloaded", fault=fault)
-
-
-def _answer_backlog(sock: socket.socket) -> None:
-    """Tell clients that were not accepted yet to come again: closing the socket would reset them without a word."""
-    while True:
-        try:
-            client, _ = sock.accept()
-        except OSError:  # none is left, or no descriptor is
-            return
-        with contextlib.suppress(OSError), client:
-            client.setblocking(False)
-            client.send(SHUTTING_DOWN.encode())
-            client.shutdown(socket.SHUT_WR)

@@ -7,8 +7,8 @@ is the drain's, and the admin listener closes last, so that the drain can be wat
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
 
 import uvicorn
 from starlette.applications import Starlette
@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
 
 STOP_S = 2.0
@@ -28,6 +27,8 @@ class Health:
 
     is_started: bool = False
     is_draining: bool = False
+    details: Callable[[], list[str]] = field(default=list)  # what an operator should know; no reason to be unready
+    livez_reason: Callable[[], str | None] = field(default=lambda: None)
 
     def unready_reason(self) -> str | None:
         """Give why no traffic should come, None where it should."""
@@ -45,12 +46,11 @@ class _QuietServer(uvicorn.Server):
 
 
 class AdminServer:
-    """The admin listener of one process. `refresh` is called before metrics are rendered, for gauges that are read."""
+    """The admin listener. `render_metrics` gives the text that Prometheus scrapes and its content type."""
 
-    def __init__(self, health: Health, metrics: Metrics, *, refresh: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, health: Health, render_metrics: Callable[[], Awaitable[tuple[bytes, str]]]) -> None:
         self._health = health
-        self._metrics = metrics
-        self._refresh = refresh
+        self._render = render_metrics
         routes = [
             Route("/startupz", self._startupz),
             Route("/readyz", self._readyz),
@@ -78,18 +78,18 @@ class AdminServer:
         return _probe(None if self._health.is_started else "starting")
 
     async def _readyz(self, request: Request) -> Response:
-        return _probe(self._health.unready_reason())
+        return _probe(self._health.unready_reason(), self._health.details())
 
     async def _livez(self, request: Request) -> Response:
-        return _probe(None)  # that it is answered shows that the loop turns
+        return _probe(self._health.livez_reason())  # that it is answered at all shows that the loop turns
 
     async def _render_metrics(self, request: Request) -> Response:
-        self._refresh()
-        body, content_type = self._metrics.render()
+        body, content_type = await self._render()
         return Response(body, media_type=content_type)
 
 
-def _probe(reason: str | None) -> Response:
+def _probe(reason: str | None, details: list[str] | None = None) -> Response:
+    detail = {"detail": details} if details else {}
     if reason is None:
-        return JSONResponse({"status": "ok"})
-    return JSONResponse({"status": "unavailable", "reason": reason}, status_code=503)
+        return JSONResponse({"status": "ok", **detail})
+    return JSONResponse({"status": "unavailable", "reason": reason, **detail}, status_code=503)

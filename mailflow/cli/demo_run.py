@@ -17,11 +17,10 @@ from mailflow.cli.demo_client import Dialogue, send_sample
 from mailflow.cli.demo_messages import SAMPLES, ZONE, Sample
 from mailflow.cli.demo_outcome import Outcome, compare
 from mailflow.cli.demo_report import JsonReport, TextReport
+from mailflow.cli.demo_service import DemoService
 from mailflow.cli.demo_site import Site, make_site
 from mailflow.config import load_settings
 from mailflow.observe.log import open_log
-from mailflow.observe.metrics import Metrics
-from mailflow.supervisor import Service
 from mailflow.testing import ZoneResolver
 
 
@@ -50,7 +49,7 @@ async def _run(site: Site, report: JsonReport | TextReport, *, once: bool) -> bo
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     # The environment is left out: it configures the service, and a demo has the same outcomes everywhere.
-    service = Service(load_settings(site.config, {}), Metrics(), resolver=ZoneResolver(ZONE))
+    service = DemoService(load_settings(site.config, {}), ZoneResolver(ZONE))
     await service.start()
     try:
         is_fine = await send_samples(service.listeners["mx"][0], site, report, stop=stop)

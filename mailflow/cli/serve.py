@@ -29,6 +29,6 @@ def serve(
         typer.echo(faults, err=True)
         raise typer.Exit(2) from None
 
-    from mailflow import supervisor
+    from mailflow.supervisor.service import serve as run
 
-    raise typer.Exit(supervisor.serve(settings))
+    raise typer.Exit(run(settings, lambda: load_settings(config, environ)))

@@ -69,12 +69,12 @@ class MxTable(Table):
     )
     proxy_protocol_from: tuple[v.Network, ...] = declare(
         [],
-        "Networks whose connections must begin with a PROXY v1 or v2 header that tells the true client; nobody else's may.",
+        "Networks whose connections must begin with a PROXY v1 or v2 header that tells the true client; no other's may.",
         allowed=f"a list, each item {v.NETWORK}",
     )
     relay_from: tuple[v.Network, ...] = declare(
         [],
-        'Networks whose clients may send to any domain, through the route "*". Ignored while the true client is in doubt.',
+        'Networks whose clients may send to any domain, by the route "*". Ignored while the true client is in doubt.',
         allowed=f"a list, each item {v.NETWORK}",
     )
     max_message_bytes: int = declare(
@@ -83,7 +83,10 @@ class MxTable(Table):
     max_recipients: int = declare(1000, "Most recipients of one transaction.", at_least=1, at_most=100000)
     max_connections: int = declare(5000, "Most sessions at once, per worker.", at_least=1, at_most=1000000)
     max_connections_per_client: int = declare(
-        50, "Most sessions at once of one client network (IPv4 /24, IPv6 /64), per installation.", at_least=1, at_most=1000000
+        50,
+        "Most sessions at once of one client network (IPv4 /24, IPv6 /64), per installation.",
+        at_least=1,
+        at_most=1000000,
     )
     max_errors: int = declare(
         20, "Commands refused with 5xx in one session before it ends with 421.", at_least=1, at_most=10000
@@ -156,7 +159,7 @@ class LmtpBackend(Table):
     tls_ca: v.CaFile = declare(
         "", "CA certificates that vouch for the server, in PEM. Empty: the system's.", allowed='a file, or ""'
     )
-    connections: int = declare(20, "Most connections to each server; the workers share them.", at_least=1, at_most=10000)
+    connections: int = declare(20, "Most connections to each server, shared by the workers.", at_least=1, at_most=10000)
     connect_timeout_s: float = declare_duration(10, "How long a connection may take to stand, TLS included.")
     reply_timeout_s: float = declare_duration(
         600, "How long the server may take to answer after the final dot (RFC 1047, RFC 5321 s4.5.3.2.6)."

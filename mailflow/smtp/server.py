@@ -142,6 +142,14 @@ class SmtpService:
 
     def __post_init__(self) -> None:
         """Look the handler's hooks up once per listener, not once per connection."""
+        self._find_hooks()
+
+    def reconfigure(self, *, handler: Any, options: SmtpOptions, tls: ServerTls | None) -> None:
+        """Take up what a reload made: sessions have it from their next transaction on."""
+        self.handler, self.options, self.tls = handler, options, tls
+        self._find_hooks()
+
+    def _find_hooks(self) -> None:
         names = (name for name in dir(self.handler) if name.startswith("handle_"))
         self.hooks = {name.removeprefix("handle_"): getattr(self.handler, name) for name in names}
 
@@ -455,6 +463,7 @@ class SmtpSession(SMTP):
             raise ProtocolError(Reply(503, "5.5.1", "Send HELO or EHLO first"))
         if self.envelope.mail:
             raise ProtocolError(Reply(503, "5.5.1", "Sender already given"))
+        self.options, self._handle_hooks = self.service.options, self.service.hooks  # what a reload changed
         mail = parse_mail(argument, is_extended=self.session.extended_smtp)
         self._reserve_declared(mail)
         sender = "" if mail.reverse_path is None else str(mail.reverse_path)

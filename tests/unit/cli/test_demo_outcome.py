@@ -8,12 +8,11 @@ import pytest
 from mailflow.cli.demo_client import Dialogue
 from mailflow.cli.demo_messages import ANNA, SAMPLES, ZONE, Sample
 from mailflow.cli.demo_outcome import compare, verdict_of
+from mailflow.cli.demo_service import DemoService
 from mailflow.cli.demo_report import JsonReport
 from mailflow.cli.demo_run import send_samples
 from mailflow.cli.demo_site import make_site
 from mailflow.config import load_settings
-from mailflow.observe.metrics import Metrics
-from mailflow.supervisor import Service
 from mailflow.testing import ZoneResolver
 
 SAMPLE = Sample(name="x", shows="", expected="250 2.0.0", content=b"A: b\r\n\r\nc\r\n", mailbox=ANNA)
@@ -93,7 +92,7 @@ async def test_a_service_without_a_mailbox_it_must_have_does_not_pass(
 ) -> None:
     site = make_site(tmp_path)
     shutil.rmtree(site.mailbox(ANNA))
-    service = Service(load_settings(site.config, {}), Metrics(), resolver=ZoneResolver(ZONE))
+    service = DemoService(load_settings(site.config, {}), ZoneResolver(ZONE))
     await service.start()
     try:
         is_fine = await send_samples(service.listeners["mx"][0], site, JsonReport(site))

@@ -1,0 +1,269 @@
+"""The supervisor: binds, starts a worker per slot, watches, reloads, drains (DESIGN: Sockets, Drain).
+
+SIGTERM and SIGINT drain: unready first, then serve on for `[drain] delay_s` (nobody tells a process
+that its endpoint was withdrawn), then let the workers finish; the admin listener closes last.
+SIGHUP reads the configuration again; a faulty one changes nothing.
+"""
+
+import asyncio
+import itertools
+import logging
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import structlog
+import uvloop
+
+from mailflow.admin.server import AdminServer, Health
+from mailflow.config import ConfigFaults, Settings
+from mailflow.observe.log import LogWriter, open_log
+from mailflow.observe.metrics import Metrics
+from mailflow.observe.nursery import Nursery
+from mailflow.supervisor.channel import Message
+from mailflow.supervisor.merged_metrics import MergedMetrics, take_snapshot
+from mailflow.supervisor.reload import merge_reloaded
+from mailflow.supervisor.slot import WorkerSlot
+from mailflow.supervisor.sockets import bind_slots, name_socket
+from mailflow.supervisor.worker_main import pack_settings
+
+OTHER_DESCRIPTORS = 512  # mailbox servers, DNS, probes, files, refused clients that still read why
+TICK_S = 1.0
+SCRAPE_S = 0.5  # a worker that does not answer a scrape in this time is shown as it was last
+
+log = structlog.get_logger()
+
+# TEMPORARY
+def count_workers(): return 2
+class ProxyTrust:
+    missing_peer = ""
+    def __init__(self, *a, **k): pass
+    def is_in_doubt(self): return False
+    def detail(self): return []
+class LimitCounters:
+    def __init__(self, *a, **k): pass
+    def configure(self, **k): pass
+    async def enter(self, network, *, holder): return None
+    def leave(self, network, *, holder): pass
+    def release_holder(self, holder): pass
+    async def close(self): pass
+# END TEMPORARY
+
+
+def serve(settings: Settings, load: Callable[[], Settings]) -> int:
+    """Run the roles of the configuration until SIGTERM; give the exit code. `load` reads it again at SIGHUP.
+
+    0 after a drain, 1 if its time cut something or if the service could not start.
+    """
+    metrics = Metrics()
+    writer = open_log(
+        level=settings.log.level,
+        buffer_bytes=settings.log.buffer_bytes,
+        on_drop=metrics.count_log_drop,
+    )
+    _raise_descriptor_limit(settings)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return 0 if runner.run(_serve(settings, load, metrics, writer)) else 1
+    except OSError as exc:
+        sys.stderr.write(f"mailflow: cannot start: {exc}\n")
+        return 1
+    finally:
+        writer.close()
+
+
+async def _serve(settings: Settings, load: Callable[[], Settings], metrics: Metrics, writer: LogWriter) -> bool:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    supervisor = Supervisor(settings, load, metrics, writer)
+    loop.add_signal_handler(signal.SIGHUP, supervisor.reload)
+    try:
+        await supervisor.start(stop)
+        if not stop.is_set():
+            writer.write_line({"event": "ready", "listeners": supervisor.listeners, "workers": len(supervisor.slots)})
+            await stop.wait()
+    except OSError:
+        await supervisor.drain(delay_s=0)
+        raise
+    return await supervisor.drain(delay_s=supervisor.settings.drain.delay_s)
+
+
+class Supervisor:
+    """The slots, the admin listener, and what the workers share."""
+
+    def __init__(self, settings: Settings, load: Callable[[], Settings], metrics: Metrics, writer: LogWriter) -> None:
+        """Bind every listener of the roles. Raises OSError that names the address."""
+        self.settings = settings
+        self._load = load
+        self._metrics = metrics
+        self._writer = writer
+        self._nursery = Nursery(on_failure=metrics.internal_errors_total.inc)
+        self._health = Health()
+        self._health.details = self._details
+        self._health.livez_reason = self._find_dead_worker
+        self._trust = ProxyTrust(settings.mx.proxy_protocol_from, clock=time.monotonic)
+        self._limits = LimitCounters(
+            settings.limits.url,
+            max_connections_per_client=settings.mx.max_connections_per_client,
+            per_minute=settings.limits.connections_per_minute_per_client,
+            metrics=metrics,
+        )
+        count = (settings.workers or count_workers()) if "mx" in settings.roles else 0
+        mx = bind_slots(settings.mx.listen, count) if count else []
+        admin = bind_slots((settings.admin.listen,), 1)[0] if "admin" in settings.roles else []
+        self.listeners = {
+            "mx": [name_socket(sock) for sock in mx[0]] if mx else [],
+            "submission": [],
+            "submission_tls": [],
+            "admin": [name_socket(sock) for sock in admin],
+        }
+        self._admin_sockets = admin
+        self._admin = AdminServer(self._health, self._render_metrics)
+        self._merged = MergedMetrics()
+        self._scrapes: dict[int, tuple[set[WorkerSlot], asyncio.Event]] = {}
+        self._numbers = itertools.count(1)
+        self.slots = [
+            WorkerSlot(number, sockets, make_start=self._make_start, on_message=self._take, on_end=self._forget_worker)
+            for number, sockets in enumerate(mx)
+        ]
+        self._running: list[asyncio.Task[int]] = []
+
+    async def start(self, stop: asyncio.Event) -> None:
+        """Start everything; return when all workers serve, or when `stop` is set. Raises OSError."""
+        for sock in self._admin_sockets:
+            self._admin.start(sock, self._nursery)
+        self._tick()
+        self._running = [self._nursery.start(slot.keep_running(), name="worker slot") for slot in self.slots]
+        all_ready = asyncio.gather(*(slot.ready for slot in self.slots))
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({all_ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if all_ready.done():
+            await all_ready
+        else:
+            all_ready.cancel()
+        self._health.is_started = True
+
+    async def drain(self, *, delay_s: float) -> bool:
+        """Unready; serve on for `delay_s`; let the workers finish. False where something was cut."""
+        log.info("drain_begins")
+        self._health.is_draining = True
+        await asyncio.sleep(delay_s)
+        for slot in self.slots:
+            slot.stop(self.settings.drain.timeout_s)
+        codes = await asyncio.gather(*self._running)
+        is_clean = not any(codes)
+        await self._admin.stop()
+        await self._limits.close()
+        await self._nursery.cancel_all()
+        log.info("drain_ends", is_clean=is_clean)
+        return is_clean
+
+    def reload(self) -> None:
+        """Take up the configuration as it is now, or tell every fault and go on with the old one."""
+        try:
+            fresh = self._load()
+        except ConfigFaults as faults:
+            log.error("reload_refused", faults=[str(fault) for fault in faults.faults])
+            return
+        self.settings, refused = merge_reloaded(self.settings, fresh)
+        if refused:
+            log.error("reload_refused", keys=refused, reason="these keys change with a restart only")
+        self._limits.configure(
+            max_connections_per_client=self.settings.mx.max_connections_per_client,
+            per_minute=self.settings.limits.connections_per_minute_per_client,
+        )
+        self._writer.threshold = logging.getLevelNamesMapping()[self.settings.log.level.upper()]
+        packed = pack_settings(self.settings)
+        for slot in self.slots:
+            slot.send({"type": "reload", "settings": packed})
+        log.info("reload", workers=len(self.slots))
+
+    def _make_start(self, slot: WorkerSlot) -> Message:
+        return {
+            "type": "start",
+            "settings": pack_settings(self.settings),
+            "workers": len(self.slots),
+            "mx": [sock.fileno() for sock in slot.sockets],
+            "proxy_missing": [self._trust.missing_peer] if self._trust.is_in_doubt() else [],
+        }
+
+    def _take(self, slot: WorkerSlot, message: Message) -> None:
+        match message["type"]:
+            case "metrics":
+                self._merged.living[slot] = message["samples"]
+                waiting, answered = self._scrapes.get(message.get("number", 0), (set(), asyncio.Event()))
+                waiting.discard(slot)
+                if not waiting:
+                    answered.set()
+            case "enter":
+                self._nursery.start(self._enter(slot, message), name="limits")
+            case "leave":
+                self._limits.leave(message["network"], holder=_holder(slot))
+            case "proxy_missing":
+                self._trust.note_missing_elsewhere(message["peer"])
+                for other in self.slots:
+                    if other is not slot:
+                        other.send(message)
+            case "reloaded" if message["fault"]:
+                log.error("reload_refused", slot=slot.number, reason=message["fault"])
+            case "reloaded":
+                log.info("worker_reloaded", slot=slot.number)
+
+    async def _enter(self, slot: WorkerSlot, message: Message) -> None:
+        reason = await self._limits.enter(message["network"], holder=_holder(slot))
+        slot.send({"type": "entered", "number": message["number"], "reason": reason})
+
+    def _forget_worker(self, slot: WorkerSlot) -> None:
+        """Give back what an ended worker held; keep what it had counted."""
+        self._limits.release_holder(_holder(slot))
+        self._merged.retire(slot)
+
+    def _tick(self) -> None:
+        for slot in self.slots:
+            slot.tick()
+        asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    async def _render_metrics(self) -> tuple[bytes, str]:
+        """Ask every worker what it has counted; give the sums, our own included."""
+        waiting = {slot for slot in self.slots if slot.is_serving}
+        if waiting:
+            number, answered = next(self._numbers), asyncio.Event()
+            self._scrapes[number] = (waiting, answered)
+            for slot in tuple(waiting):
+                slot.send({"type": "snapshot", "number": number})
+            await asyncio.wait({self._nursery.start(answered.wait(), name="scrape")}, timeout=SCRAPE_S)
+            answered.set()
+            del self._scrapes[number]
+        self._metrics.workers.set(sum(slot.is_serving for slot in self.slots))
+        self._merged.living[self] = take_snapshot(self._metrics.registry)
+        return self._merged.render()
+
+    def _details(self) -> list[str]:
+        return self._trust.detail()
+
+    def _find_dead_worker(self) -> str | None:
+        stuck = [str(slot.pid) for slot in self.slots if slot.is_beyond_killing]
+        return f"worker processes that cannot be killed: {', '.join(stuck)}" if stuck else None
+
+
+def _holder(slot: WorkerSlot) -> str:
+    return f"{slot.number}.{slot.generation}"
+
+
+def _raise_descriptor_limit(settings: Settings) -> None:
+    """Take as many descriptors as the hard limit gives, and say so where that is too few for the sessions allowed.
+
+    The workers inherit it; it holds for each of them.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = settings.mx.max_connections + OTHER_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning("too_few_descriptors", limit=hard, wanted=wanted)
