@@ -27,7 +27,7 @@ from mailflow.receive.limits import ConnectionLimits
 from mailflow.smtp.budget import ByteBudget
 from mailflow.smtp.lmtp_connect import parse_server
 from mailflow.smtp.server import SmtpOptions, SmtpService
-from mailflow.smtp.tls import ServerTls
+from mailflow.smtp.tls import PemPair, ServerTls
 
 ACCEPT_BACKLOG = 1024
 
@@ -41,8 +41,8 @@ class Worker:
     """One worker of `workers`: the MX listener, its hand-off to the backends, its reload and its drain.
 
     `resolver` replaces the real one in the demo, which has a zone of its own; `shared_limits` count for all workers,
-    by default for this one alone. Raises OSError or ssl.SSLError where certificate, key or a mailbox folder cannot be
-    used.
+    by default for this one alone; `fallback` is the certificate shown where the configured one is unusable. Raises
+    OSError or ssl.SSLError where that is missing too, or a mailbox folder cannot be used.
     """
 
     def __init__(
@@ -52,8 +52,10 @@ class Worker:
         *,
         workers: int = 1,
         resolver: Resolver | None = None,
+        fallback: PemPair | None = None,
     ) -> None:
         self._metrics = metrics
+        self._fallback = fallback
         self._workers = workers
         self._sessions = Nursery(on_failure=metrics.internal_errors_total.inc)
         self._background = Nursery(on_failure=metrics.internal_errors_total.inc)
@@ -76,13 +78,14 @@ class Worker:
             server = await loop.create_server(self._mx, sock=sock, backlog=ACCEPT_BACKLOG)
             self._servers.append((sock, server))
 
-    async def reload(self, settings: config.Settings) -> None:
+    async def reload(self, settings: config.Settings, *, fallback: PemPair | None = None) -> None:
         """Take up another configuration between transactions: no session ends, nothing under way is disturbed.
 
         Backends whose table is the same stay, with their connections and what they know. Raises OSError or
         ssl.SSLError; then all is as before.
         """
         old = self._plan
+        self._fallback = fallback
         plan = self._make_plan(settings, old.backends)
         await self._open(plan, old.backends)
         self._plan = plan
@@ -139,7 +142,13 @@ class Worker:
             max_header_bytes=settings.mx.max_header_bytes,
         )
         return Plan(
-            settings, backends, router, postmaster, inbound, _smtp_options(settings, router), _server_tls(settings)
+            settings,
+            backends,
+            router,
+            postmaster,
+            inbound,
+            _smtp_options(settings, router),
+            _server_tls(settings, self._fallback),
         )
 
     async def _open(self, plan: "Plan", running: Backends) -> None:
@@ -226,9 +235,11 @@ def _smtp_options(settings: config.Settings, router: Router) -> SmtpOptions:
     )
 
 
-def _server_tls(settings: config.Settings) -> ServerTls | None:
+def _server_tls(settings: config.Settings, fallback: PemPair | None) -> ServerTls | None:
     tls = settings.tls
-    return ServerTls(tls.certificate, tls.key, on_reload=_log_reload) if tls.certificate and tls.key else None
+    if not tls.certificate or not tls.key:
+        return None
+    return ServerTls(tls.certificate, tls.key, fallback=fallback, on_reload=_log_reload)
 
 
 def _has_ca(table: BackendTable) -> bool:

@@ -5,24 +5,57 @@ A pair that cannot be loaded or does not match changes nothing: the old one goes
 says so once per change.
 """
 
+import contextlib
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _Stamp = tuple[tuple[str, int, int, int], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class PemPair:
+    """The content of a certificate chain and of its key, both PEM; known to be good."""
+
+    certificate: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+
+
+def read_pair(certificate: Path, key: Path) -> PemPair:
+    """Read a pair that a server could show. Raises OSError or ssl.SSLError."""
+    pair = PemPair(certificate.read_bytes(), key.read_bytes())
+    _load_pair(pair)
+    return pair
+
+
 class ServerTls:
-    """Certificate chain and key, as a context for the server side. Raises OSError or ssl.SSLError when made."""
+    """Certificate chain and key, as a context for the server side.
+
+    `fallback` is shown where the files cannot be: a process that restarts while a bad pair lies there has no old one
+    of its own. Without it, raises OSError or ssl.SSLError when made.
+    """
 
     def __init__(
-        self, certificate: Path, key: Path, *, on_reload: Callable[[str | None], None] = lambda fault: None
+        self,
+        certificate: Path,
+        key: Path,
+        *,
+        fallback: PemPair | None = None,
+        on_reload: Callable[[str | None], None] = lambda fault: None,
     ) -> None:
         self._files = (certificate, key)
         self._on_reload = on_reload
-        self._stamp = self._read_stamp()
-        self._context = self._load()
+        self._stamp: _Stamp = ()
+        try:
+            self._stamp = self._read_stamp()
+            self._context = _load_pair(read_pair(certificate, key))
+        except (OSError, ssl.SSLError) as exc:
+            if fallback is None:
+                raise
+            self._context = _load_pair(fallback)
+            on_reload(str(exc))
 
     def context(self) -> ssl.SSLContext:
         """Give the context for the next handshake; two `stat` calls, a load only where the files changed.
@@ -43,18 +76,11 @@ class ServerTls:
 
     def _reload(self) -> None:
         try:
-            self._context = self._load()
+            self._context = _load_pair(read_pair(*self._files))
         except (OSError, ssl.SSLError) as exc:
             self._on_reload(str(exc))
         else:
             self._on_reload(None)
-
-    def _load(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        # A key under a passphrase is a fault; without the argument OpenSSL would ask the terminal and wait.
-        context.load_cert_chain(*self._files, password="")
-        return context
 
     def _read_stamp(self) -> _Stamp:
         stamps = []
@@ -63,3 +89,23 @@ class ServerTls:
             stat = os.stat(path)
             stamps.append((path, stat.st_ino, stat.st_mtime_ns, stat.st_size))
         return tuple(stamps)
+
+
+def _load_pair(pair: PemPair) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    with _as_file(pair.certificate) as certificate, _as_file(pair.key) as key:
+        # A key under a passphrase is a fault; without the argument OpenSSL would ask the terminal and wait.
+        context.load_cert_chain(certificate, key, password="")
+    return context
+
+
+@contextlib.contextmanager
+def _as_file(content: bytes) -> Iterator[str]:
+    """Give the content a name for a moment, in memory alone: ssl loads from files only."""
+    fd = os.memfd_create("pem")
+    try:
+        os.write(fd, content)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)

@@ -10,6 +10,7 @@ import itertools
 import logging
 import resource
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from mailflow.config import ConfigFaults, Settings
 from mailflow.observe.log import LogWriter, open_log
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
+from mailflow.smtp.tls import PemPair, read_pair
 from mailflow.supervisor.channel import Message
 from mailflow.supervisor.merged_metrics import MergedMetrics, take_snapshot
 from mailflow.supervisor.reload import merge_reloaded
@@ -35,20 +37,45 @@ SCRAPE_S = 0.5  # a worker that does not answer a scrape in this time is shown a
 
 log = structlog.get_logger()
 
+
 # TEMPORARY
-def count_workers(): return 2
+def count_workers():
+    return 2
+
+
 class ProxyTrust:
     missing_peer = ""
-    def __init__(self, *a, **k): pass
-    def is_in_doubt(self): return False
-    def detail(self): return []
+
+    def __init__(self, *a, **k):
+        pass
+
+    def is_in_doubt(self):
+        return False
+
+    def detail(self):
+        return []
+
+
 class LimitCounters:
-    def __init__(self, *a, **k): pass
-    def configure(self, **k): pass
-    async def enter(self, network, *, holder): return None
-    def leave(self, network, *, holder): pass
-    def release_holder(self, holder): pass
-    async def close(self): pass
+    def __init__(self, *a, **k):
+        pass
+
+    def configure(self, **k):
+        pass
+
+    async def enter(self, network, *, holder):
+        return None
+
+    def leave(self, network, *, holder):
+        pass
+
+    def release_holder(self, holder):
+        pass
+
+    async def close(self):
+        pass
+
+
 # END TEMPORARY
 
 
@@ -124,6 +151,7 @@ class Supervisor:
         self._admin_sockets = admin
         self._admin = AdminServer(self._health, self._render_metrics)
         self._merged = MergedMetrics()
+        self._pair: PemPair | None = None
         self._scrapes: dict[int, tuple[set[WorkerSlot], asyncio.Event]] = {}
         self._numbers = itertools.count(1)
         self.slots = [
@@ -180,7 +208,7 @@ class Supervisor:
             per_minute=self.settings.limits.connections_per_minute_per_client,
         )
         self._writer.threshold = logging.getLevelNamesMapping()[self.settings.log.level.upper()]
-        packed = pack_settings(self.settings)
+        packed = pack_settings(self.settings, self._refresh_pair())
         for slot in self.slots:
             slot.send({"type": "reload", "settings": packed})
         log.info("reload", workers=len(self.slots))
@@ -188,7 +216,7 @@ class Supervisor:
     def _make_start(self, slot: WorkerSlot) -> Message:
         return {
             "type": "start",
-            "settings": pack_settings(self.settings),
+            "settings": pack_settings(self.settings, self._refresh_pair()),
             "workers": len(self.slots),
             "mx": [sock.fileno() for sock in slot.sockets],
             "proxy_missing": [self._trust.missing_peer] if self._trust.is_in_doubt() else [],
@@ -215,6 +243,17 @@ class Supervisor:
                 log.error("reload_refused", slot=slot.number, reason=message["fault"])
             case "reloaded":
                 log.info("worker_reloaded", slot=slot.number)
+
+    def _refresh_pair(self) -> PemPair | None:
+        """Give the certificate as it is, or, where that cannot be used, as it was last: a restart must not need it."""
+        tls = self.settings.tls
+        if not tls.certificate or not tls.key:
+            return None
+        try:
+            self._pair = read_pair(tls.certificate, tls.key)
+        except (OSError, ssl.SSLError) as exc:
+            log.error("certificate_not_reloaded", fault=str(exc))
+        return self._pair
 
     async def _enter(self, slot: WorkerSlot, message: Message) -> None:
         reason = await self._limits.enter(message["network"], holder=_holder(slot))

@@ -24,6 +24,7 @@ from mailflow.config import Settings
 from mailflow.observe.log import LogWriter, open_log
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
+from mailflow.smtp.tls import PemPair
 from mailflow.supervisor.channel import Channel, Message
 from mailflow.supervisor.merged_metrics import Snapshot, take_snapshot
 from mailflow.supervisor.remote_limits import RemoteLimits
@@ -47,9 +48,9 @@ async def _run(channel_fd: int) -> int:
     return await WorkerProcess().run(socket.socket(fileno=channel_fd))
 
 
-def pack_settings(settings: Settings) -> str:
-    """Give the settings as they travel from supervisor to worker, never the other way."""
-    return base64.b64encode(pickle.dumps(settings)).decode("ascii")
+def pack_settings(settings: Settings, pair: PemPair | None) -> str:
+    """Give the settings, and a certificate that is known to be good, as they travel to a worker, never the other way."""
+    return base64.b64encode(pickle.dumps((settings, pair))).decode("ascii")
 
 
 class WorkerProcess:
@@ -74,24 +75,24 @@ class WorkerProcess:
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         self._beat()
         start = await self._start
-        settings = _unpack(start["settings"])
+        settings, pair = _unpack(start["settings"])
         writer = self._writer = open_log(
             level=settings.log.level,
             buffer_bytes=settings.log.buffer_bytes,
             on_drop=self._metrics.count_log_drop,
         )
         try:
-            return 0 if await self._serve(settings, start) else 1
+            return 0 if await self._serve(settings, pair, start) else 1
         finally:
             self._channel.send({"type": "metrics", "samples": self._snapshot()})
             self._channel.close()
             await asyncio.sleep(0)  # the loop sends what is queued before it ends
             writer.close()
 
-    async def _serve(self, settings: Settings, start: Message) -> bool:
+    async def _serve(self, settings: Settings, pair: PemPair | None, start: Message) -> bool:
         sockets = [socket.socket(fileno=fd) for fd in start["mx"]]
         try:
-            worker = Worker(settings, self._metrics, workers=start["workers"])
+            worker = Worker(settings, self._metrics, workers=start["workers"], fallback=pair)
             await worker.start(sockets)
         except (OSError, ssl.SSLError) as exc:
             self._channel.send({"type": "failed", "reason": str(exc)})
@@ -125,10 +126,10 @@ class WorkerProcess:
 
     async def _reload(self, message: Message) -> None:
         fault = None
-        settings = _unpack(message["settings"])
+        settings, pair = _unpack(message["settings"])
         try:
             if self._worker:
-                await self._worker.reload(settings)
+                await self._worker.reload(settings, fallback=pair)
                 assert self._writer
                 self._writer.threshold = logging.getLevelNamesMapping()[settings.log.level.upper()]
         except (OSError, ssl.SSLError) as exc:
@@ -150,10 +151,11 @@ class WorkerProcess:
         return take_snapshot(self._metrics.registry)
 
 
-def _unpack(text: str) -> Settings:
-    settings: Any = pickle.loads(base64.b64decode(text))  # noqa: S301 - from our parent, over a socket pair of its own
+def _unpack(text: str) -> tuple[Settings, PemPair | None]:
+    unpacked: Any = pickle.loads(base64.b64decode(text))  # noqa: S301 - from our parent, over a socket pair of its own
+    settings, pair = unpacked
     assert isinstance(settings, Settings)
-    return settings
+    return settings, pair
 
 
 if __name__ == "__main__":
