@@ -20,6 +20,7 @@ import uvloop
 
 from mailflow.admin.server import AdminServer, Health
 from mailflow.config import ConfigFaults, Settings
+from mailflow.observe.cgroup import count_workers
 from mailflow.observe.log import LogWriter, open_log
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery

@@ -34,6 +34,7 @@ START_S = 20.0
 END_S = 30.0
 HEAD = """\
 hostname = "mx.example.org"
+workers = {workers}
 
 [mx]
 listen = ["127.0.0.1:{mx_port}"]
@@ -74,9 +75,12 @@ class NobodyKnows(asyncio.DatagramProtocol):
 
 
 class MailflowProcess:
-    """One service; `config` is TOML without `hostname`, `[mx]`, `[admin]` and `[dns]`, `mx` further keys of `[mx]`."""
+    """One service; `config` is TOML without `hostname`, `[mx]`, `[admin]` and `[dns]`, `mx` further keys of `[mx]`.
 
-    def __init__(self, folder: Path, *, config: str, mx: str = "") -> None:
+    One worker process unless `workers` says otherwise; the supervisor is `pid`.
+    """
+
+    def __init__(self, folder: Path, *, config: str, mx: str = "", workers: int = 1) -> None:
         self.folder = folder
         self.mx_port = free_port()
         self.admin_port = free_port()
@@ -85,6 +89,7 @@ class MailflowProcess:
         self._file = folder / "mailflow.toml"
         self._config = config
         self._mx = mx
+        self._workers = workers
         self._changed = asyncio.Event()  # a new one after every event of the log
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -140,8 +145,17 @@ class MailflowProcess:
         self.send_signal(signal.SIGTERM)
         return await self.wait_end()
 
+    @property
+    def worker_pids(self) -> list[int]:
+        """The worker processes that live now, those whose supervisor ended not among them."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
+        return [int(pid) for pid in children.split()]
+
     async def kill(self) -> None:
-        """Send SIGKILL and wait until the process is gone."""
+        """Send SIGKILL to every process of the service, as a machine that dies does, and wait until all are gone."""
+        self.send_signal(signal.SIGSTOP)  # or the supervisor would replace a worker meanwhile
+        for pid in self.worker_pids:
+            os.kill(pid, signal.SIGKILL)
         self.send_signal(signal.SIGKILL)
         assert await self.wait_end() == -signal.SIGKILL
 
@@ -196,7 +210,9 @@ class MailflowProcess:
         loop = asyncio.get_running_loop()
         self._dns, _ = await loop.create_datagram_endpoint(NobodyKnows, local_addr=("127.0.0.1", 0))
         dns_port = self._dns.get_extra_info("sockname")[1]
-        head = HEAD.format(mx_port=self.mx_port, mx=self._mx, admin_port=self.admin_port, dns_port=dns_port)
+        head = HEAD.format(
+            workers=self._workers, mx_port=self.mx_port, mx=self._mx, admin_port=self.admin_port, dns_port=dns_port
+        )
         self._file.write_text(head + self._config)
 
     async def _read_events(self, process: asyncio.subprocess.Process) -> None:

@@ -56,17 +56,20 @@ class Line:
     @property
     def cpu_s(self) -> float:
         """CPU seconds of all mailflow processes so far, their start included."""
-        return self.ended_cpu_s + _cpu_s(self.mailflow.pid)
+        return self.ended_cpu_s + self._running_cpu_s()
 
     async def restart(self) -> None:
         """SIGTERM, wait for the end of the drain, serve again."""
-        self.ended_cpu_s += _cpu_s(self.mailflow.pid)
+        self.ended_cpu_s += self._running_cpu_s()
         assert await self.mailflow.terminate() == 0, "the drain was cut"
         await self.mailflow.start()
 
+    def _running_cpu_s(self) -> float:
+        return sum(_cpu_s(pid) for pid in (self.mailflow.pid, *self.mailflow.worker_pids))
+
     async def kill(self) -> None:
         """SIGKILL, serve again."""
-        self.ended_cpu_s += _cpu_s(self.mailflow.pid)
+        self.ended_cpu_s += self._running_cpu_s()
         await self.mailflow.kill()
         await self.mailflow.start()
 
