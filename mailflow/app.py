@@ -7,6 +7,7 @@ that were bound before it, and drains: SIGTERM ends in `drain`, never in the mid
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from mailflow.observe.nursery import Nursery
 from mailflow.receive.backlog import answer_backlog
 from mailflow.receive.inbound import Inbound
 from mailflow.receive.limits import ConnectionLimits
+from mailflow.receive.listener import ProxyListener
+from mailflow.receive.proxy_trust import ProxyTrust, is_in
 from mailflow.smtp.budget import ByteBudget
 from mailflow.smtp.lmtp_connect import parse_server
 from mailflow.smtp.server import SmtpOptions, SmtpService
@@ -61,9 +64,10 @@ class Worker:
         self._background = Nursery(on_failure=metrics.internal_errors_total.inc)
         self._budget = ByteBudget(settings.limits.bytes_in_flight)
         self._resolver: Resolver = resolver or StubResolver([str(server) for server in settings.dns.nameservers])
+        self.proxy_trust = ProxyTrust(settings.mx.proxy_protocol_from, clock=time.monotonic)
         self._plan = self._make_plan(settings, {})
         self._mx = self._make_mx_service(self._plan)
-        self._servers: list[tuple[socket.socket, asyncio.Server]] = []
+        self._servers: list[tuple[socket.socket, asyncio.Server | ProxyListener]] = []
 
     @property
     def drain_timeout_s(self) -> float:
@@ -75,8 +79,11 @@ class Worker:
         loop = asyncio.get_running_loop()
         await self._open(self._plan, {})
         for sock in sockets:
-            server = await loop.create_server(self._mx, sock=sock, backlog=ACCEPT_BACKLOG)
-            self._servers.append((sock, server))
+            if self.proxy_trust.is_used:
+                self._servers.append((sock, self._start_proxy_listener(sock)))
+            else:
+                server = await loop.create_server(self._mx, sock=sock, backlog=ACCEPT_BACKLOG)
+                self._servers.append((sock, server))
 
     async def reload(self, settings: config.Settings, *, fallback: PemPair | None = None) -> None:
         """Take up another configuration between transactions: no session ends, nothing under way is disturbed.
@@ -114,6 +121,17 @@ class Worker:
             await self._resolver.aclose()
         return is_clean
 
+    def _start_proxy_listener(self, sock: socket.socket) -> ProxyListener:
+        listener = ProxyListener(
+            self._mx,
+            sock,
+            trust=self.proxy_trust,
+            nursery=self._sessions,
+            on_missing=self._metrics.proxy_missing_total.inc,
+        )
+        listener.start(ACCEPT_BACKLOG)
+        return listener
+
     def refresh_metrics(self) -> None:
         """Read the gauges."""
         self._metrics.sessions.set(len(self._mx.sessions))
@@ -140,6 +158,7 @@ class Worker:
             metrics=self._metrics,
             nursery=self._background,
             max_header_bytes=settings.mx.max_header_bytes,
+            may_relay=lambda ip: is_in(settings.mx.relay_from, ip) and not self.proxy_trust.is_in_doubt(),
         )
         return Plan(
             settings,

@@ -23,6 +23,7 @@ def find_contradictions(document: Document) -> list[Fault]:
         *_find_double_domains(document),
         *_find_double_listeners(document),
         *_find_postmaster_faults(document),
+        *_find_relay_faults(document),
     ]
 
 
@@ -90,6 +91,13 @@ def _find_postmaster_faults(document: Document) -> Iterator[Fault]:
     postmaster_domain = address.rpartition("@")[2]
     if not any(_covers(domain, postmaster_domain) for domain in domains):
         yield Fault("mx.postmaster", show_value(text), "an address in a domain of the routes")
+
+
+def _find_relay_faults(document: Document) -> Iterator[Fault]:
+    """Who may relay needs a way out."""
+    networks = _value(document, "mx", "relay_from", [])
+    if networks and not any(domain == "*" for _key, _text, domain in _route_domains(document)):
+        yield Fault("mx.relay_from", show_value(networks), 'a list of networks only with a [[route]] of the domain "*"')
 
 
 def _covers(route_domain: str, domain: str) -> bool:

@@ -46,7 +46,10 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Domains in lower-case A-labels, `.example.org` for every name below example.org, and their backend's name."""
+    """Domains in lower-case A-labels, `.example.org` for every name below example.org, and their backend's name.
+
+    `*` makes no domain ours: it carries the mail of clients that may relay.
+    """
 
     domains: Sequence[str]
     backend: str
@@ -64,6 +67,7 @@ class Router:
                 raise ValueError(f"no backend is named {route.backend!r}")
             for domain in route.domains:
                 self._by_domain[domain] = backends[route.backend]
+        self._relay = self._by_domain.pop("*", None)
 
     @property
     def max_recipients(self) -> int:
@@ -80,9 +84,11 @@ class Router:
         for backend in self._backends.values():
             await backend.close()
 
-    async def verify_recipient(self, recipient: Address, *, is_smtputf8: bool) -> Verification:
-        """Tell whether mail for `recipient` is ours and would be taken now; see Handoff."""
+    async def verify_recipient(self, recipient: Address, *, is_smtputf8: bool, may_relay: bool) -> Verification:
+        """Tell whether mail for `recipient` would be taken now; see Handoff."""
         backend = self.find_backend(recipient)
+        if backend is None and may_relay and self._relay is not None:
+            return await self._relay.verify(recipient, is_smtputf8=is_smtputf8)
         if backend is None:
             return Verification(RecipientStatus.NOT_OURS, reply=RELAYING_DENIED)
         verification = await backend.verify(recipient, is_smtputf8=is_smtputf8)
@@ -95,7 +101,7 @@ class Router:
     async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
         """Deliver now to the one recipient; see Handoff."""
         (recipient,) = envelope.recipients
-        backend = self.find_backend(recipient.deliver_to)
+        backend = self.find_backend(recipient.deliver_to) or self._relay
         if backend is None:  # the route went away since RCPT
             return [Outcome(DeliveryStatus.DEFERRED, MISCONFIGURED, "", "no route leads there any more")]
         return await backend.deliver(envelope, body)

@@ -64,8 +64,11 @@ class Handoff(Protocol):
         """Recipients one hand-off can take: a mixed result needs an owner for what was not delivered."""
         ...
 
-    async def verify_recipient(self, recipient: Address, *, is_smtputf8: bool) -> Verification:
-        """Tell whether mail for `recipient` is ours and would be taken now. Never raises for a backend's fault."""
+    async def verify_recipient(self, recipient: Address, *, is_smtputf8: bool, may_relay: bool) -> Verification:
+        """Tell whether mail for `recipient` would be taken now: it is ours, or the client `may_relay`.
+
+        Never raises for a backend's fault.
+        """
         ...
 
     async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:

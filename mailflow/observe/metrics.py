@@ -52,6 +52,11 @@ class Metrics:
         self.internal_errors_total = Counter(
             "mailflow_internal_errors_total", "Exceptions nobody expected.", registry=self.registry
         )
+        self.proxy_missing_total = Counter(
+            "mailflow_proxy_missing_total",
+            "Connections of trusted load balancers without a PROXY header, refused.",
+            registry=self.registry,
+        )
         self.workers = Gauge("mailflow_workers", "Worker processes that serve.", registry=self.registry)
         self.sessions = Gauge("mailflow_sessions", "Open SMTP sessions.", registry=self.registry)
         self.bytes_in_flight = Gauge(

@@ -45,7 +45,7 @@ class Evidence:
 
 
 class Inbound:
-    """The handler of the MX listener. `now` gives Unix time in seconds."""
+    """The handler of the MX listener. `may_relay(ip)` tells who may send to any domain, `now` Unix time in seconds."""
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class Inbound:
         metrics: Metrics,
         nursery: Nursery,
         max_header_bytes: int,
+        may_relay: Callable[[str], bool] = lambda ip: False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._hostname = hostname
@@ -66,6 +67,7 @@ class Inbound:
         self._metrics = metrics
         self._nursery = nursery
         self._max_header_bytes = max_header_bytes
+        self._may_relay = may_relay
         self._now = now
 
     async def handle_CONNECT(self, server: SmtpSession, session: Client, envelope: Transaction) -> None:
@@ -90,7 +92,9 @@ class Inbound:
         assert envelope.mail is not None
         assert envelope.rcpt is not None
         recipient = envelope.rcpt.forward_path or self._postmaster
-        verification = await self._handoff.verify_recipient(recipient, is_smtputf8=envelope.mail.is_smtputf8)
+        verification = await self._handoff.verify_recipient(
+            recipient, is_smtputf8=envelope.mail.is_smtputf8, may_relay=self._may_relay(session.ip)
+        )
         self._metrics.rcpt_total.labels(verification.status.value).inc()
         if verification.status is RecipientStatus.GOOD and verification.deliver_to:
             envelope.recipients.append(Recipient(recipient, verification.deliver_to))
@@ -123,7 +127,7 @@ class Inbound:
         self, server: SmtpSession, session: Client, envelope: Transaction, verb: str, argument: str, reply: Reply
     ) -> None:
         """Note every refusal, the session's own included: one event, with what was known by then."""
-        if verb not in ENVELOPE_COMMANDS:
+        if verb not in ENVELOPE_COMMANDS or not session.may_mail:  # a health check is no mail
             return
         facts = session.context.facts
         if verb == "MAIL":

@@ -61,8 +61,9 @@ RESERVED_AHEAD_S = 10.0  # how long octets that SIZE declared are kept free for 
 RECLAIM_EVERY_S = 1.0  # asking every session is not done for each refusal of a flood
 MAX_REFUSED_LINGERING = 100  # refused clients that are given time to read why; beyond, descriptors matter more
 COMMANDS_PER_TURN = 50  # then the other sessions have theirs, however much one client pipelines
-# Verbs of other protocols: a browser or a proxy was tricked into talking to us (CVE-2021-38371 and its kin).
-FOREIGN_VERBS = frozenset({"GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE"})
+# Verbs of other protocols: a browser or a proxy was tricked into talking to us (CVE-2021-38371 and its kin), or a
+# client that nobody trusts would choose its own address.
+FOREIGN_VERBS = frozenset({"PROXY", "GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE"})
 CONTENT_REPLIES = {
     ContentFault.TOO_LARGE: Reply(552, "5.3.4", "Message too large"),
     ContentFault.LINE_TOO_LONG: Reply(554, "5.6.0", "Message has a line that is too long"),
@@ -88,12 +89,20 @@ class SmtpOptions:
     normalizes_newlines: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ProxiedPeer:
+    """What a PROXY header told: the client's address and port, None where it told none (LOCAL, UNKNOWN)."""
+
+    source: tuple[str, int] | None
+
+
 class Client(Session):
     """The session's facts; aiosmtpd's Session with what we add. `tls` is version and cipher, None in plain text."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.ip = ""
+        self.may_mail = True  # False where a load balancer speaks for itself: whose mail it were, nobody knows
         self.tls: tuple[str, str] | None = None
         self.errors = 0
         self.unknown_users = 0
@@ -181,8 +190,10 @@ class SmtpSession(SMTP):
 
     verbs: ClassVar[dict[str, Callable[..., Awaitable[Reply | None]]]]
 
-    def __init__(self, service: SmtpService) -> None:  # aiosmtpd's own costs 0.16 ms of introspection: not called
+    # aiosmtpd's own costs 0.16 ms of introspection: not called.
+    def __init__(self, service: SmtpService, proxied: ProxiedPeer | None = None) -> None:
         self.service = service
+        self._proxied = proxied
         self.options = service.options
         self.loop = asyncio.get_running_loop()
         self.stream = PeerStream(self.loop, max_line_octets=service.options.max_line_octets)
@@ -203,6 +214,9 @@ class SmtpSession(SMTP):
         self.transport = cast(asyncio.Transport, transport)
         self.stream.connection_made(self.transport)
         peer = transport.get_extra_info("peername")
+        if self._proxied is not None:
+            self.session.may_mail = self._proxied.source is not None
+            peer = self._proxied.source or peer
         self.session.peer = peer
         self.session.ip = peer[0] if peer else ""
         self.service.sessions.add(self)
@@ -270,7 +284,13 @@ class SmtpSession(SMTP):
 
     async def _handle_client(self) -> None:
         """Converse until one side ends it; then give back what the session held."""
-        refusal = SHUTTING_DOWN if self.service.is_draining else self.service.admit(self.session.ip)
+        # A load balancer's health checks are nobody's client: shed, they would take every client with them.
+        is_counted = self.session.may_mail
+        refusal = None
+        if self.service.is_draining:
+            refusal = SHUTTING_DOWN
+        elif is_counted:
+            refusal = self.service.admit(self.session.ip)
         try:
             if refusal:
                 await self.push(refusal)
@@ -297,7 +317,7 @@ class SmtpSession(SMTP):
                 self.service.sessions.discard(self)
                 if refusal:
                     self.service.refused_lingering -= 1
-                else:
+                elif is_counted:
                     self.service.leave(self.session.ip)
 
     async def _converse(self) -> None:
@@ -451,6 +471,7 @@ class SmtpSession(SMTP):
         self.service.on_tls_handshake("done")
         fresh = self._create_session()
         fresh.peer, fresh.ip, fresh.context = self.session.peer, self.session.ip, self.session.context
+        fresh.may_mail = self.session.may_mail
         fresh.errors, fresh.unknown_users = self.session.errors, self.session.unknown_users
         tls = self.transport.get_extra_info("ssl_object")
         fresh.tls = (tls.version() or "", tls.cipher()[0])
@@ -465,6 +486,8 @@ class SmtpSession(SMTP):
             raise ProtocolError(Reply(503, "5.5.1", "Sender already given"))
         self.options, self._handle_hooks = self.service.options, self.service.hooks  # what a reload changed
         mail = parse_mail(argument, is_extended=self.session.extended_smtp)
+        if not self.session.may_mail:
+            raise ProtocolError(Reply(550, "5.7.1", "This connection told no client's address and may not send mail"))
         self._reserve_declared(mail)
         sender = "" if mail.reverse_path is None else str(mail.reverse_path)
         self.envelope.mail = mail

@@ -24,6 +24,7 @@ from mailflow.observe.cgroup import count_workers
 from mailflow.observe.log import LogWriter, open_log
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
+from mailflow.receive.proxy_trust import ProxyTrust
 from mailflow.smtp.tls import PemPair, read_pair
 from mailflow.supervisor.channel import Message
 from mailflow.supervisor.merged_metrics import MergedMetrics, take_snapshot
@@ -42,19 +43,6 @@ log = structlog.get_logger()
 # TEMPORARY
 def count_workers():
     return 2
-
-
-class ProxyTrust:
-    missing_peer = ""
-
-    def __init__(self, *a, **k):
-        pass
-
-    def is_in_doubt(self):
-        return False
-
-    def detail(self):
-        return []
 
 
 class LimitCounters:
@@ -220,7 +208,7 @@ class Supervisor:
             "settings": pack_settings(self.settings, self._refresh_pair()),
             "workers": len(self.slots),
             "mx": [sock.fileno() for sock in slot.sockets],
-            "proxy_missing": [self._trust.missing_peer] if self._trust.is_in_doubt() else [],
+            "proxy_missing": self._trust.missing_peers(),
         }
 
     def _take(self, slot: WorkerSlot, message: Message) -> None:
@@ -286,7 +274,7 @@ class Supervisor:
         return self._merged.render()
 
     def _details(self) -> list[str]:
-        return self._trust.detail()
+        return self._trust.describe()
 
     def _find_dead_worker(self) -> str | None:
         stuck = [str(slot.pid) for slot in self.slots if slot.is_beyond_killing]

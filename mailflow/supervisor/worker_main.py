@@ -93,6 +93,9 @@ class WorkerProcess:
         sockets = [socket.socket(fileno=fd) for fd in start["mx"]]
         try:
             worker = Worker(settings, self._metrics, workers=start["workers"], fallback=pair)
+            worker.proxy_trust.on_missing = lambda ip: self._channel.send({"type": "proxy_missing", "peer": ip})
+            for ip in start["proxy_missing"]:
+                worker.proxy_trust.note_missing_elsewhere(ip)
             await worker.start(sockets)
         except (OSError, ssl.SSLError) as exc:
             self._channel.send({"type": "failed", "reason": str(exc)})
@@ -115,6 +118,8 @@ class WorkerProcess:
                 self._stop.set()
             case "entered":
                 self._limits.take_answer(message)
+            case "proxy_missing" if self._worker:
+                self._worker.proxy_trust.note_missing_elsewhere(message["peer"])
             case "snapshot":
                 self._channel.send({"type": "metrics", "samples": self._snapshot(), "number": message["number"]})
 

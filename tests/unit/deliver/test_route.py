@@ -49,7 +49,7 @@ def make_router(answers: dict[str, Verification | None] | None = None) -> Router
 
 
 async def ask(router: Handoff, address: str) -> Verification:
-    return await router.verify_recipient(parse_mailbox(address), is_smtputf8=False)
+    return await router.verify_recipient(parse_mailbox(address), is_smtputf8=False, may_relay=False)
 
 
 @pytest.mark.parametrize(
