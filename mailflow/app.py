@@ -24,7 +24,7 @@ from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
 from mailflow.receive.backlog import answer_backlog
 from mailflow.receive.inbound import Inbound
-from mailflow.receive.limits import ConnectionLimits
+from mailflow.receive.limits import ConnectionLimits, LimitCounters, OwnLimits, SharedLimits
 from mailflow.receive.listener import ProxyListener
 from mailflow.receive.proxy_trust import ProxyTrust, is_in
 from mailflow.smtp.budget import ByteBudget
@@ -55,6 +55,7 @@ class Worker:
         *,
         workers: int = 1,
         resolver: Resolver | None = None,
+        shared_limits: SharedLimits | None = None,
         fallback: PemPair | None = None,
     ) -> None:
         self._metrics = metrics
@@ -65,6 +66,11 @@ class Worker:
         self._budget = ByteBudget(settings.limits.bytes_in_flight)
         self._resolver: Resolver = resolver or StubResolver([str(server) for server in settings.dns.nameservers])
         self.proxy_trust = ProxyTrust(settings.mx.proxy_protocol_from, clock=time.monotonic)
+        self._limits = ConnectionLimits(
+            max_connections=settings.mx.max_connections,
+            shared=shared_limits or _own_limits(settings),
+            on_shed=lambda reason: metrics.shed_total.labels(reason).inc(),
+        )
         self._plan = self._make_plan(settings, {})
         self._mx = self._make_mx_service(self._plan)
         self._servers: list[tuple[socket.socket, asyncio.Server | ProxyListener]] = []
@@ -97,6 +103,7 @@ class Worker:
         await self._open(plan, old.backends)
         self._plan = plan
         self._mx.reconfigure(handler=plan.inbound, options=plan.options, tls=plan.tls)
+        self._limits.max_connections = settings.mx.max_connections
         self._budget.limit_bytes = settings.limits.bytes_in_flight
         kept = {id(backend) for _, backend in plan.backends.values()}
         for _, backend in old.backends.values():
@@ -183,20 +190,15 @@ class Worker:
             await home.create_mailbox(plan.postmaster)
 
     def _make_mx_service(self, plan: "Plan") -> SmtpService:
-        metrics, mx = self._metrics, plan.settings.mx
-        limits = ConnectionLimits(
-            max_connections=mx.max_connections,
-            max_per_client=mx.max_connections_per_client,
-            on_shed=lambda reason: metrics.shed_total.labels(reason).inc(),
-        )
+        metrics = self._metrics
         return SmtpService(
             handler=plan.inbound,
             options=plan.options,
             budget=self._budget,
             nursery=self._sessions,
             tls=plan.tls,
-            admit=limits.admit,
-            leave=limits.leave,
+            admit=self._limits.admit,
+            leave=self._limits.leave,
             on_internal_error=metrics.internal_errors_total.inc,
             on_tls_handshake=lambda result: metrics.tls_handshakes_total.labels(result).inc(),
         )
@@ -259,6 +261,11 @@ def _server_tls(settings: config.Settings, fallback: PemPair | None) -> ServerTl
     if not tls.certificate or not tls.key:
         return None
     return ServerTls(tls.certificate, tls.key, fallback=fallback, on_reload=_log_reload)
+
+
+def _own_limits(settings: config.Settings) -> OwnLimits:
+    per_minute = settings.limits.connections_per_minute_per_client
+    return OwnLimits(LimitCounters(max_sessions=settings.mx.max_connections_per_client, per_minute=per_minute))
 
 
 def _has_ca(table: BackendTable) -> bool:

@@ -18,6 +18,7 @@ import pytest
 # program -> the Debian package that has it
 PACKAGES = {
     "dovecot": "dovecot-imapd",
+    "haproxy": "haproxy",
     "imap": "dovecot-imapd",
     "lmtp": "dovecot-lmtpd",
     "Net/SSLeay.pm": "libnet-ssleay-perl",  # STARTTLS in swaks

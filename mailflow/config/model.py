@@ -69,7 +69,7 @@ class MxTable(Table):
     )
     proxy_protocol_from: tuple[v.Network, ...] = declare(
         [],
-        "Networks whose connections must begin with a PROXY v1 or v2 header that tells the true client; no other's may.",
+        "Networks whose connections must begin with a PROXY v1 or v2 header telling the true client; nobody else's may.",
         allowed=f"a list, each item {v.NETWORK}",
     )
     relay_from: tuple[v.Network, ...] = declare(
@@ -237,12 +237,6 @@ class RouteTable(Table):
 
 class LimitsTable(Table):
     """Limits beyond a single session."""
-
-    url: v.CountersUrl = declare(
-        "memory://",
-        "Where what one client network does is counted: in this process, or in Redis or Valkey for all Pods together.",
-        allowed=v.COUNTERS,
-    )
 
     bytes_in_flight: int = declare(
         536870912,

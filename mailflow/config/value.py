@@ -22,7 +22,6 @@ LMTP_SERVER = '"HOST:PORT", "[IPv6]:PORT" or "unix:/path"'
 HOST_NAME = 'a host name such as "mx1.example.org"'
 ROUTE_DOMAIN = 'a domain ("example.org"), with a leading dot every name below it (".example.org"), or "*"'
 NETWORK = 'a network such as "10.0.0.0/8", "2001:db8::/32" or one address'
-COUNTERS = '"memory://", "redis://HOST[:PORT][/DB]" or "rediss://…"'
 MAILBOX = 'an address such as "postmaster@example.org"'
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -119,14 +118,6 @@ def parse_network(value: object) -> IPv4Network | IPv6Network:
         raise ValueError(NETWORK) from exc
 
 
-def parse_counters_url(value: object) -> str:
-    """Parse where shared counters live."""
-    text = _text(value, COUNTERS)
-    if text != "memory://" and not re.fullmatch(r"rediss?://[^\s/]+(?:/[0-9]+)?", text):
-        raise ValueError(COUNTERS)
-    return text
-
-
 def parse_subaddress(value: object) -> str:
     """Parse the character between user and detail; "" means that there are no subaddresses."""
     text = _text(value, "one character")
@@ -191,7 +182,6 @@ HostName = Annotated[str, PlainValidator(parse_host_name)]
 RouteDomain = Annotated[str, PlainValidator(parse_route_domain)]
 Mailbox = Annotated[str, PlainValidator(parse_mailbox)]
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(parse_network)]
-CountersUrl = Annotated[str, PlainValidator(parse_counters_url)]
 Subaddress = Annotated[str, PlainValidator(parse_subaddress)]
 BackendName = Annotated[str, PlainValidator(parse_backend_name)]
 ReadableFile = Annotated[Path | None, PlainValidator(parse_file)]

@@ -1,12 +1,18 @@
-"""How many connections a worker holds, in all and from one network.
+"""How many connections a worker holds, and what one client network may do with the whole installation.
 
 A client is its network, /24 or /64: who has one address there has them all. Refusing costs a sender
-a retry (421), so nothing here is remembered once a connection has ended.
+a retry (421). What one network does is counted for all workers together, in `LimitCounters`, which
+live in the supervisor; a worker asks it through `SharedLimits`.
 """
 
 from collections import Counter
 from collections.abc import Callable
 from ipaddress import IPv6Address
+from typing import Protocol
+
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
 
 from mailflow.mail.reply import Reply
 
@@ -14,36 +20,103 @@ TOO_MANY = Reply(421, "4.3.2", "Too many connections, try again later")
 TOO_MANY_FROM_CLIENT = Reply(421, "4.7.0", "Too many connections from your network, try again later")
 
 
-class ConnectionLimits:
-    """Counts open connections; `on_shed` hears the reason of each refusal."""
+class SharedLimits(Protocol):
+    """The counters of all workers, as one worker sees them."""
 
-    def __init__(self, *, max_connections: int, max_per_client: int, on_shed: Callable[[str], None]) -> None:
-        self._max_connections = max_connections
-        self._max_per_client = max_per_client
+    async def enter(self, network: str) -> str | None:
+        """Count a session of `network` in, or give the reason (of mailflow_shed_total) why it may not."""
+        ...
+
+    def leave(self, network: str) -> None:
+        """Count an admitted session out."""
+        ...
+
+
+class LimitCounters:
+    """Sessions and new connections by network; `holder` is the worker that has a session.
+
+    `per_minute` is over a moving window, 0: no limit.
+    """
+
+    def __init__(self, *, max_sessions: int, per_minute: int) -> None:
+        self._sessions: Counter[str] = Counter()
+        self._held: dict[str, Counter[str]] = {}
+        self._windows = MovingWindowRateLimiter(MemoryStorage())
+        self.configure(max_sessions=max_sessions, per_minute=per_minute)
+
+    def configure(self, *, max_sessions: int, per_minute: int) -> None:
+        """Take up other limits; what was counted stays."""
+        self._max_sessions = max_sessions
+        self._rate = RateLimitItemPerMinute(per_minute) if per_minute else None
+
+    def enter(self, network: str, *, holder: str = "") -> str | None:
+        """Count a session in, or give the reason why it may not."""
+        if self._sessions[network] >= self._max_sessions:
+            return "client_connections"
+        if self._rate is not None and not self._windows.hit(self._rate, network):
+            return "client_rate"
+        self._sessions[network] += 1
+        self._held.setdefault(holder, Counter())[network] += 1
+        return None
+
+    def leave(self, network: str, *, holder: str = "") -> None:
+        """Count a session out; one that was never counted in is nothing."""
+        held = self._held.get(holder)
+        if held is not None and held[network] > 0:
+            _take(held, network, 1)
+            _take(self._sessions, network, 1)
+
+    def release_holder(self, holder: str) -> None:
+        """Count out every session of a worker that has ended."""
+        for network, count in self._held.pop(holder, Counter()).items():
+            _take(self._sessions, network, count)
+
+
+class OwnLimits:
+    """SharedLimits of a process that shares with nobody."""
+
+    def __init__(self, counters: LimitCounters) -> None:
+        self._counters = counters
+
+    async def enter(self, network: str) -> str | None:
+        """Count a session in, or give the reason why it may not."""
+        return self._counters.enter(network)
+
+    def leave(self, network: str) -> None:
+        """Count a session out."""
+        self._counters.leave(network)
+
+
+class ConnectionLimits:
+    """Admits the connections of one worker; `on_shed` hears the reason of each refusal."""
+
+    def __init__(self, *, max_connections: int, shared: SharedLimits, on_shed: Callable[[str], None]) -> None:
+        self.max_connections = max_connections
+        self._shared = shared
         self._on_shed = on_shed
         self._open = 0
-        self._open_by_network: Counter[str] = Counter()
 
-    def admit(self, ip: str) -> Reply | None:
+    async def admit(self, ip: str) -> Reply | None:
         """Count a connection from `ip` in, or give the reply that refuses it."""
-        network = client_network(ip)
-        if self._open >= self._max_connections:
+        if self._open >= self.max_connections:
             self._on_shed("connections")
             return TOO_MANY
-        if self._open_by_network[network] >= self._max_per_client:
-            self._on_shed("client_connections")
-            return TOO_MANY_FROM_CLIENT
         self._open += 1
-        self._open_by_network[network] += 1
-        return None
+        try:
+            reason = await self._shared.enter(client_network(ip))
+        except BaseException:
+            self._open -= 1
+            raise
+        if reason is None:
+            return None
+        self._open -= 1
+        self._on_shed(reason)
+        return TOO_MANY_FROM_CLIENT
 
     def leave(self, ip: str) -> None:
         """Count an admitted connection out."""
-        network = client_network(ip)
         self._open -= 1
-        self._open_by_network[network] -= 1
-        if not self._open_by_network[network]:
-            del self._open_by_network[network]
+        self._shared.leave(client_network(ip))
 
 
 def client_network(ip: str) -> str:
@@ -54,3 +127,9 @@ def client_network(ip: str) -> str:
             return address.packed[:8].hex()
         ip = str(address.ipv4_mapped)  # else all of IPv4 would be one network
     return ip.rpartition(".")[0]
+
+
+def _take(counter: Counter[str], key: str, count: int) -> None:
+    counter[key] -= count
+    if counter[key] <= 0:
+        del counter[key]

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class ProxyListener:
-    """Accepts on `sock`, which is bound, for `service`. `on_missing()` is called for each trusted peer without header."""
+    """Accepts on `sock`, which is bound, for `service`. `on_missing()` hears of each trusted peer without header."""
 
     def __init__(
         self,

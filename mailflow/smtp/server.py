@@ -126,6 +126,11 @@ class Transaction(Envelope):
         self.has_failed = False
 
 
+async def admit_all(ip: str) -> Reply | None:
+    """Refuse no client."""
+    return None
+
+
 @dataclass(slots=True)
 class SmtpService:
     """What the connections of one listener share; called, it makes the protocol of a new connection.
@@ -139,7 +144,7 @@ class SmtpService:
     budget: ByteBudget
     nursery: Nursery
     tls: ServerTls | None = None
-    admit: Callable[[str], Reply | None] = lambda ip: None
+    admit: Callable[[str], Awaitable[Reply | None]] = admit_all
     leave: Callable[[str], None] = lambda ip: None
     on_internal_error: Callable[[], None] = lambda: None
     on_tls_handshake: Callable[[str], None] = lambda result: None
@@ -284,14 +289,13 @@ class SmtpSession(SMTP):
 
     async def _handle_client(self) -> None:
         """Converse until one side ends it; then give back what the session held."""
-        # A load balancer's health checks are nobody's client: shed, they would take every client with them.
-        is_counted = self.session.may_mail
-        refusal = None
-        if self.service.is_draining:
-            refusal = SHUTTING_DOWN
-        elif is_counted:
-            refusal = self.service.admit(self.session.ip)
+        refusal: Reply | None = SHUTTING_DOWN
+        is_counted = False
         try:
+            # A load balancer's health checks are nobody's client: shed, they would take every client with them.
+            if not self.service.is_draining:
+                refusal = await self.service.admit(self.session.ip) if self.session.may_mail else None
+                is_counted = self.session.may_mail and refusal is None
             if refusal:
                 await self.push(refusal)
                 self.service.refused_lingering += 1
@@ -317,7 +321,7 @@ class SmtpSession(SMTP):
                 self.service.sessions.discard(self)
                 if refusal:
                     self.service.refused_lingering -= 1
-                elif is_counted:
+                if is_counted:
                     self.service.leave(self.session.ip)
 
     async def _converse(self) -> None:

@@ -12,7 +12,7 @@ from mailflow.config import Settings
 
 FIXED = (
     *("hostname", "roles", "workers", "dns", "admin"),
-    *("mx.listen", "mx.proxy_protocol_from", "limits.url", "log.buffer_bytes"),
+    *("mx.listen", "mx.proxy_protocol_from", "log.buffer_bytes"),
 )
 
 

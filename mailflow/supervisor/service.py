@@ -6,6 +6,7 @@ SIGHUP reads the configuration again; a faulty one changes nothing.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import resource
@@ -14,6 +15,7 @@ import ssl
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 import uvloop
@@ -24,6 +26,7 @@ from mailflow.observe.cgroup import count_workers
 from mailflow.observe.log import LogWriter, open_log
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
+from mailflow.receive.limits import LimitCounters
 from mailflow.receive.proxy_trust import ProxyTrust
 from mailflow.smtp.tls import PemPair, read_pair
 from mailflow.supervisor.channel import Message
@@ -38,34 +41,6 @@ TICK_S = 1.0
 SCRAPE_S = 0.5  # a worker that does not answer a scrape in this time is shown as it was last
 
 log = structlog.get_logger()
-
-
-# TEMPORARY
-def count_workers():
-    return 2
-
-
-class LimitCounters:
-    def __init__(self, *a, **k):
-        pass
-
-    def configure(self, **k):
-        pass
-
-    async def enter(self, network, *, holder):
-        return None
-
-    def leave(self, network, *, holder):
-        pass
-
-    def release_holder(self, holder):
-        pass
-
-    async def close(self):
-        pass
-
-
-# END TEMPORARY
 
 
 def serve(settings: Settings, load: Callable[[], Settings]) -> int:
@@ -123,10 +98,8 @@ class Supervisor:
         self._health.livez_reason = self._find_dead_worker
         self._trust = ProxyTrust(settings.mx.proxy_protocol_from, clock=time.monotonic)
         self._limits = LimitCounters(
-            settings.limits.url,
-            max_connections_per_client=settings.mx.max_connections_per_client,
+            max_sessions=settings.mx.max_connections_per_client,
             per_minute=settings.limits.connections_per_minute_per_client,
-            metrics=metrics,
         )
         count = (settings.workers or count_workers()) if "mx" in settings.roles else 0
         mx = bind_slots(settings.mx.listen, count) if count else []
@@ -155,17 +128,13 @@ class Supervisor:
             self._admin.start(sock, self._nursery)
         self._tick()
         self._running = [self._nursery.start(slot.keep_running(), name="worker slot") for slot in self.slots]
-        all_ready = asyncio.gather(*(slot.ready for slot in self.slots))
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            await asyncio.wait({all_ready, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            stopping.cancel()
-        if all_ready.done():
-            await all_ready
-        else:
-            all_ready.cancel()
-        self._health.is_started = True
+        stopping = self._nursery.start(stop.wait(), name="stop")
+        for slot in self.slots:
+            either: list[asyncio.Future[Any]] = [slot.ready, stopping]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if slot.ready.done():
+                slot.ready.result()  # raises what the worker could not do
+        self._health.is_started = not stop.is_set()
 
     async def drain(self, *, delay_s: float) -> bool:
         """Unready; serve on for `delay_s`; let the workers finish. False where something was cut."""
@@ -177,7 +146,6 @@ class Supervisor:
         codes = await asyncio.gather(*self._running)
         is_clean = not any(codes)
         await self._admin.stop()
-        await self._limits.close()
         await self._nursery.cancel_all()
         log.info("drain_ends", is_clean=is_clean)
         return is_clean
@@ -193,7 +161,7 @@ class Supervisor:
         if refused:
             log.error("reload_refused", keys=refused, reason="these keys change with a restart only")
         self._limits.configure(
-            max_connections_per_client=self.settings.mx.max_connections_per_client,
+            max_sessions=self.settings.mx.max_connections_per_client,
             per_minute=self.settings.limits.connections_per_minute_per_client,
         )
         self._writer.threshold = logging.getLevelNamesMapping()[self.settings.log.level.upper()]
@@ -220,7 +188,8 @@ class Supervisor:
                 if not waiting:
                     answered.set()
             case "enter":
-                self._nursery.start(self._enter(slot, message), name="limits")
+                reason = self._limits.enter(message["network"], holder=_holder(slot))
+                slot.send({"type": "entered", "number": message["number"], "reason": reason})
             case "leave":
                 self._limits.leave(message["network"], holder=_holder(slot))
             case "proxy_missing":
@@ -244,10 +213,6 @@ class Supervisor:
             log.error("certificate_not_reloaded", fault=str(exc))
         return self._pair
 
-    async def _enter(self, slot: WorkerSlot, message: Message) -> None:
-        reason = await self._limits.enter(message["network"], holder=_holder(slot))
-        slot.send({"type": "entered", "number": message["number"], "reason": reason})
-
     def _forget_worker(self, slot: WorkerSlot) -> None:
         """Give back what an ended worker held; keep what it had counted."""
         self._limits.release_holder(_holder(slot))
@@ -266,8 +231,9 @@ class Supervisor:
             self._scrapes[number] = (waiting, answered)
             for slot in tuple(waiting):
                 slot.send({"type": "snapshot", "number": number})
-            await asyncio.wait({self._nursery.start(answered.wait(), name="scrape")}, timeout=SCRAPE_S)
-            answered.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SCRAPE_S):
+                    await answered.wait()
             del self._scrapes[number]
         self._metrics.workers.set(sum(slot.is_serving for slot in self.slots))
         self._merged.living[self] = take_snapshot(self._metrics.registry)

@@ -49,7 +49,7 @@ async def _run(channel_fd: int) -> int:
 
 
 def pack_settings(settings: Settings, pair: PemPair | None) -> str:
-    """Give the settings, and a certificate that is known to be good, as they travel to a worker, never the other way."""
+    """Give the settings, and a certificate known to be good, as they travel to a worker, never the other way."""
     return base64.b64encode(pickle.dumps((settings, pair))).decode("ascii")
 
 
@@ -92,7 +92,9 @@ class WorkerProcess:
     async def _serve(self, settings: Settings, pair: PemPair | None, start: Message) -> bool:
         sockets = [socket.socket(fileno=fd) for fd in start["mx"]]
         try:
-            worker = Worker(settings, self._metrics, workers=start["workers"], fallback=pair)
+            worker = Worker(
+                settings, self._metrics, workers=start["workers"], shared_limits=self._limits, fallback=pair
+            )
             worker.proxy_trust.on_missing = lambda ip: self._channel.send({"type": "proxy_missing", "peer": ip})
             for ip in start["proxy_missing"]:
                 worker.proxy_trust.note_missing_elsewhere(ip)

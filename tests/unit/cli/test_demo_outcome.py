@@ -8,9 +8,9 @@ import pytest
 from mailflow.cli.demo_client import Dialogue
 from mailflow.cli.demo_messages import ANNA, SAMPLES, ZONE, Sample
 from mailflow.cli.demo_outcome import compare, verdict_of
-from mailflow.cli.demo_service import DemoService
 from mailflow.cli.demo_report import JsonReport
 from mailflow.cli.demo_run import send_samples
+from mailflow.cli.demo_service import DemoService
 from mailflow.cli.demo_site import make_site
 from mailflow.config import load_settings
 from mailflow.testing import ZoneResolver

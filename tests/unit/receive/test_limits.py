@@ -2,51 +2,89 @@
 
 import pytest
 
-from mailflow.receive.limits import TOO_MANY, TOO_MANY_FROM_CLIENT, ConnectionLimits, client_network
+from mailflow.receive.limits import (
+    TOO_MANY,
+    TOO_MANY_FROM_CLIENT,
+    ConnectionLimits,
+    LimitCounters,
+    OwnLimits,
+    client_network,
+)
 
 
 def new_limits(*, in_all: int = 10, per_client: int = 10) -> tuple[ConnectionLimits, list[str]]:
     shed: list[str] = []
-    return ConnectionLimits(max_connections=in_all, max_per_client=per_client, on_shed=shed.append), shed
+    counters = LimitCounters(max_sessions=per_client, per_minute=0)
+    return ConnectionLimits(max_connections=in_all, shared=OwnLimits(counters), on_shed=shed.append), shed
 
 
-def test_connections_are_admitted_up_to_the_limit_and_again_when_one_has_left() -> None:
+async def test_connections_are_admitted_up_to_the_limit_and_again_when_one_has_left() -> None:
     limits, shed = new_limits(in_all=2)
-    assert limits.admit("192.0.2.1") is None
-    assert limits.admit("198.51.100.1") is None
-    assert limits.admit("203.0.113.1") is TOO_MANY
+    assert await limits.admit("192.0.2.1") is None
+    assert await limits.admit("198.51.100.1") is None
+    assert await limits.admit("203.0.113.1") is TOO_MANY
     assert shed == ["connections"]
     limits.leave("192.0.2.1")
-    assert limits.admit("203.0.113.1") is None
+    assert await limits.admit("203.0.113.1") is None
 
 
-def test_one_network_is_one_client() -> None:
+async def test_one_network_is_one_client() -> None:
     limits, shed = new_limits(per_client=2)
-    assert limits.admit("192.0.2.1") is None
-    assert limits.admit("192.0.2.254") is None
-    assert limits.admit("192.0.2.77") is TOO_MANY_FROM_CLIENT
+    assert await limits.admit("192.0.2.1") is None
+    assert await limits.admit("192.0.2.254") is None
+    assert await limits.admit("192.0.2.77") is TOO_MANY_FROM_CLIENT
     assert shed == ["client_connections"]
-    assert limits.admit("192.0.3.1") is None
+    assert await limits.admit("192.0.3.1") is None
     limits.leave("192.0.2.254")
-    assert limits.admit("192.0.2.77") is None
+    assert await limits.admit("192.0.2.77") is None
 
 
-def test_refused_connection_is_not_counted() -> None:
+async def test_refused_connection_is_not_counted() -> None:
     limits, _ = new_limits(in_all=3, per_client=1)
-    assert limits.admit("192.0.2.1") is None
+    assert await limits.admit("192.0.2.1") is None
     for _ in range(5):
-        assert limits.admit("192.0.2.2") is TOO_MANY_FROM_CLIENT
-    assert limits.admit("198.51.100.1") is None
-    assert limits.admit("203.0.113.1") is None
-    assert limits.admit("203.0.114.1") is TOO_MANY
+        assert await limits.admit("192.0.2.2") is TOO_MANY_FROM_CLIENT
+    assert await limits.admit("198.51.100.1") is None
+    assert await limits.admit("203.0.113.1") is None
+    assert await limits.admit("203.0.114.1") is TOO_MANY
 
 
 def test_networks_that_have_left_are_forgotten() -> None:
-    limits, _ = new_limits()
+    counters = LimitCounters(max_sessions=1, per_minute=0)
     for number in range(100):
-        assert limits.admit(f"10.0.{number}.1") is None
-        limits.leave(f"10.0.{number}.1")
-    assert len(limits._open_by_network) == 0
+        assert counters.enter(f"10.0.{number}") is None
+        counters.leave(f"10.0.{number}")
+    assert not counters._sessions
+
+
+def test_all_workers_count_together() -> None:
+    counters = LimitCounters(max_sessions=2, per_minute=0)
+    assert [counters.enter("192.0.2", holder=worker) for worker in ("0.1", "1.1", "2.1")] == [
+        None,
+        None,
+        "client_connections",
+    ]
+
+
+def test_what_a_dead_worker_held_is_free_again() -> None:
+    counters = LimitCounters(max_sessions=2, per_minute=0)
+    for worker in ("0.1", "1.1"):
+        assert counters.enter("192.0.2", holder=worker) is None
+    counters.release_holder("0.1")
+    counters.leave("192.0.2", holder="0.1")  # its last word came late
+    assert counters.enter("192.0.2", holder="0.2") is None
+    assert counters.enter("192.0.2", holder="0.2") == "client_connections"
+
+
+def test_new_connections_are_counted_by_the_minute_also_those_that_have_left() -> None:
+    counters = LimitCounters(max_sessions=10, per_minute=3)
+    for _ in range(3):
+        assert counters.enter("192.0.2") is None
+        counters.leave("192.0.2")
+    assert counters.enter("192.0.2") == "client_rate"
+    assert counters.enter("192.0.3") is None
+    counters.configure(max_sessions=10, per_minute=0)
+    assert counters.enter("192.0.2") is None
 
 
 @pytest.mark.parametrize("reply", [TOO_MANY, TOO_MANY_FROM_CLIENT])

@@ -86,7 +86,9 @@ def test_anything_else_is_a_fault(data: bytes) -> None:
         parse_proxy_header(data)
 
 
-@given(st.one_of(st.binary(min_size=1), st.binary().map(lambda b: SIGNATURE + b), st.binary().map(lambda b: b"PROXY " + b)))
+@given(
+    st.one_of(st.binary(min_size=1), st.binary().map(lambda b: SIGNATURE + b), st.binary().map(lambda b: b"PROXY " + b))
+)
 def test_whatever_comes_is_a_header_a_beginning_or_a_fault(data: bytes) -> None:
     try:
         header = parse_proxy_header(data)

@@ -372,7 +372,11 @@ async def test_admitted_clients_are_counted_out_once(leave: Callable[[MemoryClie
 async def test_refused_client_is_told_why_and_not_counted_out() -> None:
     left: list[str] = []
     service = make_service(object())
-    service.admit = lambda ip: Reply(421, "4.7.0", f"Not you, {ip}")
+
+    async def refuse(ip: str) -> Reply:
+        return Reply(421, "4.7.0", f"Not you, {ip}")
+
+    service.admit = refuse
     service.leave = left.append
     client = connect(service)
     assert await client.rest() == b"421 4.7.0 Not you, 127.0.0.1\r\n"
