@@ -208,13 +208,12 @@ class Worker:
         if isinstance(table, config.MaildirBackend):
             root, create = table.maildir, table.create
             return MaildirBackend(table.name, root, create=create, hostname=hostname, on_handoff=on_handoff)
-        (server,) = table.lmtp
         return LmtpBackend(
             table.name,
-            parse_server(str(server)),
+            [parse_server(str(server)) for server in table.lmtp],
             hostname=hostname,
             nursery=self._background,
-            connections=table.connections,
+            connections=max(1, table.connections // self._workers),
             connect_timeout_s=table.connect_timeout_s,
             reply_timeout_s=table.reply_timeout_s,
             handoff_deadline_s=table.handoff_deadline_s,
@@ -222,6 +221,10 @@ class Worker:
             tls=table.tls,
             tls_context=_client_tls(table.tls_ca) if table.tls != "off" else None,
             on_handoff=on_handoff,
+            on_failure=lambda backend, server: self._metrics.backend_failures_total.labels(backend, server).inc(),
+            on_circuit=lambda backend, server, is_open: self._metrics.backend_circuit_open.labels(backend, server).set(
+                is_open
+            ),
         )
 
     def _observe_handoff(self, backend: str, outcome: str, seconds: float) -> None:

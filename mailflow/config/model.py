@@ -69,7 +69,7 @@ class MxTable(Table):
     )
     proxy_protocol_from: tuple[v.Network, ...] = declare(
         [],
-        "Networks whose connections must begin with a PROXY v1 or v2 header telling the true client; nobody else's may.",
+        "Networks whose connections must begin with a PROXY v1 or v2 header with the true client; nobody else's may.",
         allowed=f"a list, each item {v.NETWORK}",
     )
     relay_from: tuple[v.Network, ...] = declare(
@@ -214,24 +214,6 @@ class RouteTable(Table):
     )
     backend: str = declare(
         ..., "The name of the backend.", example="mailbox", allowed="the name of a backend", strict=True
-    )
-    aliases: v.ReadableFile = declare(
-        "",
-        'A TOML file of `"address" = "address"`: mail for the first goes to the second, a mailbox of ours. Read again'
-        " when it changes.",
-        allowed='a file, or ""',
-    )
-    catch_all: v.Mailbox = declare(
-        "", "Who gets mail for users that do not exist.", allowed=f'{v.MAILBOX} in a domain of the routes, or ""'
-    )
-    subaddress: v.Subaddress = declare(
-        "+", 'What separates user and detail in "user+detail@".', allowed='one character, or ""'
-    )
-    map: v.ReadableFile = declare(
-        "",
-        'A TOML file of `"address" = "name of a backend"` for users whose mailbox is elsewhere. Read again when it'
-        " changes.",
-        allowed='a file, or ""',
     )
 
 

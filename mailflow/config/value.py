@@ -118,14 +118,6 @@ def parse_network(value: object) -> IPv4Network | IPv6Network:
         raise ValueError(NETWORK) from exc
 
 
-def parse_subaddress(value: object) -> str:
-    """Parse the character between user and detail; "" means that there are no subaddresses."""
-    text = _text(value, "one character")
-    if text and not re.fullmatch(r"[!#$%&'*+/=?^_`{|}~-]", text):
-        raise ValueError('one character that an address may have, such as "+", or ""')
-    return text
-
-
 def parse_backend_name(value: object) -> str:
     """Parse a backend's name: it becomes a metric's label and a word in logs."""
     allowed = "1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit"
@@ -182,7 +174,6 @@ HostName = Annotated[str, PlainValidator(parse_host_name)]
 RouteDomain = Annotated[str, PlainValidator(parse_route_domain)]
 Mailbox = Annotated[str, PlainValidator(parse_mailbox)]
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(parse_network)]
-Subaddress = Annotated[str, PlainValidator(parse_subaddress)]
 BackendName = Annotated[str, PlainValidator(parse_backend_name)]
 ReadableFile = Annotated[Path | None, PlainValidator(parse_file)]
 CaFile = Annotated[Path | None, PlainValidator(parse_ca_file)]

@@ -1,4 +1,7 @@
-"""A mailbox server behind LMTP as a backend: verify a recipient, deliver a message now (RFC 2033).
+"""Mailbox servers behind LMTP as a backend: verify a recipient, deliver a message now (RFC 2033).
+
+Each user has one server, always the same, and the next in his order while it is down: failing over
+ends where the final dot has left, since a second server would then deliver a second copy.
 
 The final dot divides everything. Before it, `handoff_deadline_s` covers the wait for a connection,
 the commands and the content; what fails or is cancelled is aborted and surely not delivered
@@ -9,7 +12,8 @@ the mail is IN_DOUBT: told 451, the client will try again, and a double is possi
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 from mailflow.deliver.answers import (
@@ -20,7 +24,8 @@ from mailflow.deliver.answers import (
     UNCONFIRMED,
     judge_answer,
 )
-from mailflow.deliver.pool import Lease, LmtpPool
+from mailflow.deliver.pool import Lease
+from mailflow.deliver.server import MailboxServer, order_servers
 from mailflow.deliver.verify import BAD_S, RecipientVerifier
 from mailflow.mail.address import Address
 from mailflow.mail.envelope import Envelope
@@ -31,21 +36,24 @@ from mailflow.smtp.capabilities import Capabilities
 from mailflow.smtp.dot_stuffing import UnsafeContent
 from mailflow.smtp.lmtp import Answer, LmtpConnection, Stage
 from mailflow.smtp.lmtp_connect import LmtpServer, TlsMode, connect_lmtp
-from mailflow.smtp.lmtp_errors import LmtpError, LmtpOutOfStep, LmtpTimeout
+from mailflow.smtp.lmtp_errors import LmtpError, LmtpOutOfStep, LmtpTimeout, LmtpUnreachable
 
+ALL_DOWN = "every server is down"
 VERIFY_S = 5.0  # RCPT waits no longer than this for a server that hangs
 
 
 class LmtpBackend:
-    """One LMTP server. `clock` gives monotonic seconds, `on_handoff(backend, outcome, seconds)` hears each outcome.
+    """LMTP servers that share the users of a backend.
 
-    `tls_context` is needed where `tls` is not "off". `connections` bounds deliveries and verifications together.
+    `clock` gives monotonic seconds, `on_handoff(backend, outcome, seconds)` hears each outcome, `on_failure(backend,
+    server)` and `on_circuit(backend, server, is_open)` how the servers are. `tls_context` is needed where `tls` is not
+    "off". `connections` bounds deliveries and verifications together, at each server.
     """
 
     def __init__(
         self,
         name: str,
-        server: LmtpServer,
+        servers: Sequence[LmtpServer],
         *,
         hostname: str,
         nursery: Nursery,
@@ -58,9 +66,10 @@ class LmtpBackend:
         tls_context: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_handoff: Callable[[str, str, float], object] = lambda backend, outcome, seconds: None,
+        on_failure: Callable[[str, str], object] = lambda backend, server: None,
+        on_circuit: Callable[[str, str, bool], object] = lambda backend, server, is_open: None,
     ) -> None:
         self.name = name
-        self._server = server
         self._hostname = hostname
         self._nursery = nursery
         self._connect_timeout_s = connect_timeout_s
@@ -70,9 +79,18 @@ class LmtpBackend:
         self._tls_context = tls_context
         self._clock = clock
         self._on_handoff = on_handoff
-        self._pool = LmtpPool(self._dial, connections=connections)
-        # A hanging server must not fill the pool with questions.
-        self._question_slots = asyncio.Semaphore(max(1, connections // 2))
+        self._servers = [
+            MailboxServer(
+                str(server),
+                backend=name,
+                dial=partial(self._dial, server),
+                connections=connections,
+                nursery=nursery,
+                on_failure=partial(on_failure, name, str(server)),
+                on_circuit=partial(on_circuit, name, str(server)),
+            )
+            for server in servers
+        ]
         self._verifier = RecipientVerifier(self._ask, when_unverifiable=when_unverifiable, nursery=nursery, clock=clock)
         self._offered: tuple[float, Capabilities] | None = None  # by the session used last, and when
 
@@ -81,7 +99,8 @@ class LmtpBackend:
 
     async def close(self) -> None:
         """Close idle connections; those in use close when they are done."""
-        self._pool.close()
+        for server in self._servers:
+            server.close()
 
     async def verify(self, address: Address, *, is_smtputf8: bool) -> Verification:
         """Tell whether the server would take mail for `address`. Never raises for the server's fault."""
@@ -98,26 +117,43 @@ class LmtpBackend:
         answers are still read. Never raises for the server's fault.
         """
         started = self._clock()
-        deadline = asyncio.get_running_loop().time() + self._handoff_deadline_s
-        try:
-            lease, answers = await self._hand_over(envelope, body, deadline)
-        except LmtpError as exc:
-            return self._report_all(envelope, NOT_ANSWERING, str(exc), started)
-        except UnsafeContent as exc:
-            return self._report_all(envelope, OWN_FAULT, f"content has a {exc}", started)
-        settling = self._nursery.start(self._settle(lease, envelope, answers, started), name="LMTP answers")
-        return await asyncio.shield(settling)
+        user = envelope.recipients[0].deliver_to
+        faults: list[str] = []
+        for server, deadline in self._attempts(user, self._handoff_deadline_s):
+            try:
+                lease, answers = await self._hand_over(server, envelope, body, deadline)
+            except LmtpError as exc:
+                faults.append(f"{server.name}: {exc}")
+                continue
+            except UnsafeContent as exc:
+                return self._report_all(envelope, OWN_FAULT, f"content has a {exc}", started)
+            settling = self._settle(server, lease, envelope, answers, started)
+            return await asyncio.shield(self._nursery.start(settling, name="LMTP answers"))
+        return self._report_all(envelope, NOT_ANSWERING, "; ".join(faults) or ALL_DOWN, started)
+
+    def _attempts(self, address: Address, seconds: float) -> Iterator[tuple[MailboxServer, float]]:
+        """Give the user's servers that are up, in his order, each with a deadline that leaves the next its share."""
+        now = asyncio.get_running_loop().time
+        end = now() + seconds
+        user = f"{address.local.lower().partition('+')[0]}@{address.ascii_domain}"
+        servers = [server for server in order_servers(self._servers, user) if not server.is_down]
+        for left in range(len(servers), 0, -1):
+            server = servers[len(servers) - left]
+            if server.is_down and left > 1:  # since the list was made
+                continue
+            yield server, now() + (end - now()) / left
 
     async def _hand_over(
-        self, envelope: Envelope, body: Sequence[bytes], deadline: float
+        self, server: MailboxServer, envelope: Envelope, body: Sequence[bytes], deadline: float
     ) -> tuple[Lease, list[Answer | None]]:
         """Do everything up to the final dot. Gives the lease that the answers will come on, and the refusals so far."""
         size_bytes = sum(map(len, body))
-        lease = await self._pool.lease(deadline)
+        lease = await server.lease(deadline)
         try:
-            answers = await lease.run(lambda c: self._offer(c, envelope, size_bytes, deadline), deadline)
-            if None in answers:
-                await lease.connection.send_content(body, deadline=deadline)
+            with server.watch():
+                answers = await lease.run(lambda c: self._offer(c, envelope, size_bytes, deadline), deadline)
+                if None in answers:
+                    await lease.connection.send_content(body, deadline=deadline)
         except BaseException:
             lease.release()
             raise
@@ -144,7 +180,12 @@ class LmtpBackend:
         )
 
     async def _settle(
-        self, lease: Lease, envelope: Envelope, answers: list[Answer | None], started: float
+        self,
+        server: MailboxServer,
+        lease: Lease,
+        envelope: Envelope,
+        answers: list[Answer | None],
+        started: float,
     ) -> list[Outcome]:
         """Read the answers that are still owed after the final dot, give the connection back, report."""
         deadline = asyncio.get_running_loop().time() + self._reply_timeout_s
@@ -161,6 +202,10 @@ class LmtpBackend:
             fault = str(exc)
         finally:
             lease.release()
+        if fault:
+            server.note_failure(fault)
+        else:
+            server.note_success()
         outcomes = [self._judge(answer, fault) for answer in answers]
         self._report(envelope, answers, outcomes, started)
         return outcomes
@@ -190,25 +235,35 @@ class LmtpBackend:
                 self._verifier.note_refused(recipient.deliver_to, answer)
 
     async def _ask(self, address: Address) -> Answer:
-        """Ask the server about one recipient, within VERIFY_S. Raises LmtpError."""
+        """Ask the user's server about one recipient, within VERIFY_S. Raises LmtpError."""
+        fault: LmtpError = LmtpUnreachable(ALL_DOWN)
+        for server, deadline in self._attempts(address, min(VERIFY_S, self._handoff_deadline_s)):
+            try:
+                return await self._ask_server(server, address, deadline)
+            except LmtpError as exc:
+                fault = exc
+        raise fault
+
+    async def _ask_server(self, server: MailboxServer, address: Address, deadline: float) -> Answer:
         now = asyncio.get_running_loop().time()
-        limit_s = min(VERIFY_S, self._handoff_deadline_s)
-        deadline = now + limit_s
         # Whoever waited long would have no time left to connect, and call a server unreachable that is only busy.
-        slot_deadline = now + limit_s / 2
+        slot_deadline = now + (deadline - now) / 2
         try:
             async with asyncio.timeout_at(slot_deadline):
-                await self._question_slots.acquire()
+                await server.question_slots.acquire()
         except TimeoutError as exc:
             raise LmtpTimeout("waited too long to ask") from exc
         try:
-            lease = await self._pool.lease(deadline, slot_deadline=slot_deadline)
+            lease = await server.lease(deadline, slot_deadline=slot_deadline)
             try:
-                return await lease.run(lambda c: self._ask_on(c, address, deadline), deadline)
+                with server.watch():
+                    answer = await lease.run(lambda c: self._ask_on(c, address, deadline), deadline)
             finally:
                 lease.release()
         finally:
-            self._question_slots.release()
+            server.question_slots.release()
+        server.note_success()
+        return answer
 
     async def _ask_on(self, connection: LmtpConnection, address: Address, deadline: float) -> Answer:
         is_smtputf8 = not address.local.isascii()
@@ -228,10 +283,10 @@ class LmtpBackend:
             return None
         return self._offered[1]
 
-    async def _dial(self, deadline: float) -> LmtpConnection:
+    async def _dial(self, server: LmtpServer, deadline: float) -> LmtpConnection:
         loop = asyncio.get_running_loop()
         return await connect_lmtp(
-            self._server,
+            server,
             hostname=self._hostname,
             tls=self._tls,
             tls_context=self._tls_context,

@@ -34,6 +34,18 @@ class Metrics:
             buckets=HANDOFF_BUCKETS_S,
             registry=self.registry,
         )
+        self.backend_failures_total = Counter(
+            "mailflow_backend_failures_total",
+            "Sessions with mailbox servers that did not come to be, broke or fell silent.",
+            ("backend", "server"),
+            registry=self.registry,
+        )
+        self.backend_circuit_open = Gauge(
+            "mailflow_backend_circuit_open",
+            "1 while a mailbox server is taken for down, by any worker.",
+            ("backend", "server"),
+            registry=self.registry,
+        )
         self.shed_total = Counter(
             "mailflow_shed_total",
             "Connections refused before work began, by reason.",

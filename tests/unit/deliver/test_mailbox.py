@@ -44,7 +44,7 @@ def make(nursery: Nursery) -> Make:
     def make(server: object, **options: object) -> LmtpBackend:
         return LmtpBackend(
             "mailbox",
-            parse_server(str(server)),
+            [parse_server(str(server))],
             hostname="mx.example.org",
             nursery=nursery,
             **options,  # type: ignore[arg-type]
