@@ -1,8 +1,8 @@
 """A real Dovecot of its own in a folder: LMTP over TCP and over a unix socket, IMAP to read back what came.
 
 It shares nothing with a Dovecot of the machine, and runs as root (its parts then drop to Debian's users) and as an
-ordinary user. Mailboxes of example.org: alice and bob without a limit, full with room for one message, postmaster.
-`freeze` stops every process of it: the kernel still accepts connections, nobody answers.
+ordinary user. Mailboxes of example.org: alice and bob without a limit, full with room for one message, postmaster, and
+MANY more. `freeze` stops every process of it: the kernel still accepts connections, nobody answers.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.servers import free_port, leave_out, require_program, wait_for_port, wait_until
 
 PASSWORD = "secret"
+MANY = [f"user{number}@example.org" for number in range(24)]
 SETTINGS = """\
 base_dir = {folder}/run
 state_dir = {folder}/state
@@ -140,7 +141,9 @@ class Dovecot:
         """The messages in the INBOX of `user`, read over IMAP, in the order of arrival."""
         with imaplib.IMAP4("127.0.0.1", self.imap_port, timeout=10) as imap:
             imap.login(user, PASSWORD)
-            imap.select(readonly=True)
+            _, count = imap.select(readonly=True)
+            if count == [b"0"]:
+                return []
             _, found = imap.fetch("1:*", "(BODY.PEEK[])")
         return [part[1] for part in found if isinstance(part, tuple)]
 
@@ -188,7 +191,8 @@ class Dovecot:
             rcpt_check="yes" if checks_quota_at_rcpt else "no",
         )
         (self._folder / "dovecot.conf").write_text(settings)
-        (self._folder / "users").write_text(USERS.format(password=PASSWORD))
+        many = "".join(f"{user}:{{PLAIN}}{PASSWORD}::::::\n" for user in MANY)
+        (self._folder / "users").write_text(USERS.format(password=PASSWORD) + many)
         (self._folder / "mail").mkdir()
         if is_root:
             shutil.chown(self._folder / "mail", "mail", "mail")

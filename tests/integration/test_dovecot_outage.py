@@ -86,6 +86,7 @@ async def test_frozen_dovecot_defers_within_the_deadline_while_other_sessions_go
         assert (await other.ask(BOB)).startswith("451 4.4.1 ")
 
         dovecot.thaw()
+        await mailflow.wait_event("backend_up")  # three failures in a row had opened its circuit
         replies = await asyncio.gather(*(c.deliver(ALICE, f"frozen{n}") for n, c in enumerate(clients)))
         assert [reply for reply in replies if not reply.startswith(DELIVERED)] == []
         await until(lambda: other.ask(BOB), "250 ")
