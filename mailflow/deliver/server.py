@@ -24,7 +24,10 @@ log = structlog.get_logger()
 
 
 class MailboxServer:
-    """The server `name` of `backend`, reached by `dial`. `on_failure()` hears failures, `on_circuit(is_open)` changes."""
+    """The server `name` of `backend`, reached by `dial`.
+
+    `on_failure()` hears each failure, `on_circuit(is_open)` each change of the circuit.
+    """
 
     def __init__(
         self,
