@@ -153,11 +153,14 @@ class MailflowProcess:
 
     async def kill(self) -> None:
         """Send SIGKILL to every process of the service, as a machine that dies does, and wait until all are gone."""
+        self._kill_all()
+        assert await self.wait_end() == -signal.SIGKILL
+
+    def _kill_all(self) -> None:
         self.send_signal(signal.SIGSTOP)  # or the supervisor would replace a worker meanwhile
         for pid in self.worker_pids:
             os.kill(pid, signal.SIGKILL)
         self.send_signal(signal.SIGKILL)
-        assert await self.wait_end() == -signal.SIGKILL
 
     async def wait_end(self) -> int:
         """Give the exit code once the process has ended and its whole log was read."""
@@ -233,7 +236,7 @@ class MailflowProcess:
 
     async def _stop_all(self) -> None:
         if self._process is not None and self._process.returncode is None:
-            self._process.kill()
+            self._kill_all()
             await self.wait_end()
         if self._dns is not None:
             self._dns.close()
