@@ -41,19 +41,21 @@ class LimitCounters:
     def __init__(self, *, max_sessions: int, per_minute: int) -> None:
         self._sessions: Counter[str] = Counter()
         self._held: dict[str, Counter[str]] = {}
-        self._windows = MovingWindowRateLimiter(MemoryStorage())
+        self._windows: MovingWindowRateLimiter | None = None  # its storage has a thread: only where it is asked for
         self.configure(max_sessions=max_sessions, per_minute=per_minute)
 
     def configure(self, *, max_sessions: int, per_minute: int) -> None:
         """Take up other limits; what was counted stays."""
         self._max_sessions = max_sessions
         self._rate = RateLimitItemPerMinute(per_minute) if per_minute else None
+        if self._rate is not None and self._windows is None:
+            self._windows = MovingWindowRateLimiter(MemoryStorage())
 
     def enter(self, network: str, *, holder: str = "") -> str | None:
         """Count a session in, or give the reason why it may not."""
         if self._sessions[network] >= self._max_sessions:
             return "client_connections"
-        if self._rate is not None and not self._windows.hit(self._rate, network):
+        if self._rate is not None and self._windows is not None and not self._windows.hit(self._rate, network):
             return "client_rate"
         self._sessions[network] += 1
         self._held.setdefault(holder, Counter())[network] += 1

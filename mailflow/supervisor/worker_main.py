@@ -66,6 +66,7 @@ class WorkerProcess:
         self._drain_timeout_s: float | None = None
         self._worker: Worker | None = None
         self._writer: LogWriter | None = None
+        self._missed_reload: Message | None = None  # one that came while the worker was being made
         self._beats = 0
 
     async def run(self, channel: socket.socket) -> int:
@@ -103,6 +104,8 @@ class WorkerProcess:
             self._channel.send({"type": "failed", "reason": str(exc)})
             return False
         self._worker = worker
+        if self._missed_reload is not None:
+            await self._reload(self._missed_reload)
         self._channel.send({"type": "ready"})
         await self._stop.wait()
         timeout_s = worker.drain_timeout_s if self._drain_timeout_s is None else self._drain_timeout_s
@@ -113,6 +116,8 @@ class WorkerProcess:
         match message["type"]:
             case "start":
                 self._start.set_result(message)
+            case "reload" if self._worker is None:
+                self._missed_reload = message
             case "reload":
                 self._nursery.start(self._reload(message), name="reload")
             case "drain":
@@ -135,10 +140,10 @@ class WorkerProcess:
         fault = None
         settings, pair = _unpack(message["settings"])
         try:
-            if self._worker:
-                await self._worker.reload(settings, fallback=pair)
-                assert self._writer
-                self._writer.threshold = logging.getLevelNamesMapping()[settings.log.level.upper()]
+            assert self._worker
+            assert self._writer
+            await self._worker.reload(settings, fallback=pair)
+            self._writer.threshold = logging.getLevelNamesMapping()[settings.log.level.upper()]
         except (OSError, ssl.SSLError) as exc:
             fault = str(exc)
         self._channel.send({"type": "reloaded", "fault": fault})
