@@ -23,6 +23,7 @@ PACKAGES = {
     "lmtp": "dovecot-lmtpd",
     "Net/SSLeay.pm": "libnet-ssleay-perl",  # STARTTLS in swaks
     "postfix": "postfix",
+    "redis-server": "redis-server",
     "swaks": "swaks",
     "unbound": "unbound",
 }

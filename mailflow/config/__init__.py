@@ -8,7 +8,7 @@ the rooms under it take plain arguments.
 from mailflow.config.fault import ConfigFaults, Fault
 from mailflow.config.load import load_settings
 from mailflow.config.model import LmtpBackend, MaildirBackend, Settings
-from mailflow.config.value import HostPort, UnixPath
+from mailflow.config.value import HostPort, RedisServer, UnixPath
 
 __all__ = [
     "ConfigFaults",
@@ -16,6 +16,7 @@ __all__ = [
     "HostPort",
     "LmtpBackend",
     "MaildirBackend",
+    "RedisServer",
     "Settings",
     "UnixPath",
     "load_settings",

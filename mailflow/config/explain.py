@@ -1,7 +1,7 @@
 """Explaining: what pydantic found becomes a Fault in words of the file, not of Python.
 
 The text of what is allowed comes from the key's own declaration, so faults and reference never
-disagree. Values of unknown keys and of secret files are not shown.
+disagree. Values of unknown keys, of secret keys and of secret files are not shown.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,18 @@ def explain_error(error: ErrorDetails, overlay: Overlay) -> Fault:
         return Fault(key, "", f"required: {allowed}")
     if error["type"] == "extra_forbidden":
         return Fault(key, "", allowed)
-    return Fault(key, HIDDEN if whole_key in overlay.hidden else show_value(value), allowed)
+    is_hidden = whole_key in overlay.hidden or _is_secret(loc)
+    return Fault(key, HIDDEN if is_hidden else show_value(value), allowed)
+
+
+def _is_secret(loc: Location) -> bool:
+    """Tell whether a key is secret, or what stands in the place of its table."""
+    for table in _tables_at(loc[:1]):
+        for name, info in table.model_fields.items():
+            extra = info.json_schema_extra
+            if loc[1:2] in ((), (name,)) and isinstance(extra, dict) and extra["is_secret"]:
+                return True
+    return False
 
 
 def _explain_allowed(error: ErrorDetails, loc: Location) -> str:

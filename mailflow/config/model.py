@@ -29,14 +29,23 @@ def declare(
     at_least: float | None = None,
     at_most: float | None = None,
     example: Any = None,
+    is_secret: bool = False,
     **constraints: Any,
 ) -> Any:
-    """Declare a key. `allowed` is derived from the bounds where they say it all; `...` as default means required."""
+    """Declare a key. `allowed` is derived from the bounds where they say it all; `...` as default means required.
+
+    No text ever shows the value of one that `is_secret`.
+    """
     if at_least is not None:
         # TOML's 5 and 5.0, true and "5" are different things: no guessing.
         constraints |= {"ge": at_least, "le": at_most, "strict": True}
         allowed = allowed or f"{at_least} to {at_most}"
-    extra = {"unit": unit, "allowed": allowed, "example": default if example is None else example}
+    extra = {
+        "unit": unit,
+        "allowed": allowed,
+        "example": default if example is None else example,
+        "is_secret": is_secret,
+    }
     return Field(default, description=description, json_schema_extra=extra, **constraints)
 
 
@@ -219,6 +228,14 @@ class RouteTable(Table):
 
 class LimitsTable(Table):
     """Limits beyond a single session."""
+
+    url: v.LimitsUrl = declare(
+        "memory://",
+        "Where limits per client network are counted: in this Pod alone, or in a Redis or Valkey that all Pods share; "
+        "while that is down, in each Pod alone.",
+        allowed=v.LIMITS_URL,
+        is_secret=True,
+    )
 
     bytes_in_flight: int = declare(
         536870912,

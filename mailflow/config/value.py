@@ -8,10 +8,11 @@ up by nobody here: listeners and name servers are IP addresses, since no DNS is 
 
 import re
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import unquote
 
 import idna
 from pydantic import PlainValidator, ValidationInfo
@@ -23,9 +24,17 @@ HOST_NAME = 'a host name such as "mx1.example.org"'
 ROUTE_DOMAIN = 'a domain ("example.org"), with a leading dot every name below it (".example.org"), or "*"'
 NETWORK = 'a network such as "10.0.0.0/8", "2001:db8::/32" or one address'
 MAILBOX = 'an address such as "postmaster@example.org"'
+LIMITS_URL = '"memory://" or "redis://[[user]:password@]host[:port][/database]", "rediss://" for TLS'
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _LOCAL_PART = re.compile(r"[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+(?:\.[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+)*")
+_REDIS_URL = re.compile(
+    r"redis(?P<tls>s?)://"
+    r"(?:(?P<user>[^:@/?#\s]*):(?P<password>[^:@/?#\s]+)@)?"
+    r"(?P<address>[^@/?#\s]+)"
+    r"(?:/(?P<database>[0-9]{1,9})?)?"
+)
+_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _BACKEND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_DOMAIN_OCTETS = 255  # RFC 5321 s4.5.3.1.2
 _MAX_LOCAL_OCTETS = 64  # s4.5.3.1.1
@@ -51,6 +60,20 @@ class UnixPath:
 
     def __str__(self) -> str:
         return f"unix:{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisServer:
+    """A Redis or Valkey; its password is in no text made of it."""
+
+    address: HostPort
+    database: int = 0
+    user: str = ""
+    password: str = field(default="", repr=False)
+    is_tls: bool = False
+
+    def __str__(self) -> str:
+        return f"redis{'s' if self.is_tls else ''}://{self.address}/{self.database}"
 
 
 def parse_listen(value: object) -> HostPort:
@@ -118,6 +141,26 @@ def parse_network(value: object) -> IPv4Network | IPv6Network:
         raise ValueError(NETWORK) from exc
 
 
+def parse_limits_url(value: object) -> RedisServer | None:
+    """Parse where limits are counted; None is in memory. User and password may have %-escapes (RFC 3986 s2.1)."""
+    text = _text(value, LIMITS_URL)
+    if text == "memory://":
+        return None
+    match = _REDIS_URL.fullmatch(text)
+    if not match:
+        raise ValueError(LIMITS_URL)
+    host, port = _split_host_port(match["address"], LIMITS_URL)
+    if port == 0:
+        raise ValueError(LIMITS_URL)
+    return RedisServer(
+        HostPort(host if _is_ip(host) else _ascii_domain(host, LIMITS_URL), port or 6379),
+        database=int(match["database"] or 0),
+        user=_unquote(match["user"] or "", LIMITS_URL),
+        password=_unquote(match["password"] or "", LIMITS_URL),
+        is_tls=bool(match["tls"]),
+    )
+
+
 def parse_backend_name(value: object) -> str:
     """Parse a backend's name: it becomes a metric's label and a word in logs."""
     allowed = "1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit"
@@ -177,6 +220,7 @@ Network = Annotated[IPv4Network | IPv6Network, PlainValidator(parse_network)]
 BackendName = Annotated[str, PlainValidator(parse_backend_name)]
 ReadableFile = Annotated[Path | None, PlainValidator(parse_file)]
 CaFile = Annotated[Path | None, PlainValidator(parse_ca_file)]
+LimitsUrl = Annotated[RedisServer | None, PlainValidator(parse_limits_url)]
 Folder = Annotated[Path, PlainValidator(parse_folder)]
 
 
@@ -191,6 +235,18 @@ def _utf8(text: str, allowed: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as exc:  # the environment may hold any bytes
         raise ValueError(allowed) from exc
+
+
+def _unquote(text: str, allowed: str) -> str:
+    """Undo %-escapes; what they make must be UTF-8."""
+    if _PERCENT.search(text):
+        raise ValueError(allowed)
+    try:
+        plain = unquote(text, errors="strict")
+    except UnicodeDecodeError as exc:
+        raise ValueError(allowed) from exc
+    _utf8(plain, allowed)
+    return plain
 
 
 def _split_host_port(text: str, allowed: str) -> tuple[str, int | None]:

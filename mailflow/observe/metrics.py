@@ -52,6 +52,11 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self.limits_backend_up = Gauge(
+            "mailflow_limits_backend_up",
+            "1 while limits per client network are counted where limits.url says; 0: in this Pod alone meanwhile.",
+            registry=self.registry,
+        )
         self.log_dropped_total = Counter(
             "mailflow_log_dropped_total", "Log lines lost, by class.", ("class",), registry=self.registry
         )

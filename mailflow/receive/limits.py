@@ -2,11 +2,11 @@
 
 A client is its network, /24 or /64: who has one address there has them all. Refusing costs a sender
 a retry (421). What one network does is counted for all workers together, in `LimitCounters`, which
-live in the supervisor; a worker asks it through `SharedLimits`.
+live in the supervisor; a worker asks it through `SharedLimits`. shared_counters.py counts for all Pods.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from ipaddress import IPv6Address
 from typing import Protocol
 
@@ -46,20 +46,43 @@ class LimitCounters:
 
     def configure(self, *, max_sessions: int, per_minute: int) -> None:
         """Take up other limits; what was counted stays."""
-        self._max_sessions = max_sessions
+        self.max_sessions = max_sessions
+        self.per_minute = per_minute
         self._rate = RateLimitItemPerMinute(per_minute) if per_minute else None
         if self._rate is not None and self._windows is None:
             self._windows = MovingWindowRateLimiter(MemoryStorage())
 
     def enter(self, network: str, *, holder: str = "") -> str | None:
         """Count a session in, or give the reason why it may not."""
-        if self._sessions[network] >= self._max_sessions:
+        if self._sessions[network] >= self.max_sessions:
             return "client_connections"
         if self._rate is not None and self._windows is not None and not self._windows.hit(self._rate, network):
             return "client_rate"
-        self._sessions[network] += 1
-        self._held.setdefault(holder, Counter())[network] += 1
+        self._count_in(network, holder)
         return None
+
+    def find_refusal(self, network: str) -> str | None:
+        """Give the reason why another session may not enter, and count nothing."""
+        if self._sessions[network] >= self.max_sessions:
+            return "client_connections"
+        if self._rate is not None and self._windows is not None and not self._windows.test(self._rate, network):
+            return "client_rate"
+        return None
+
+    def count_in(self, network: str, *, holder: str) -> None:
+        """Count a session in whatever the limits say: others have let it in."""
+        if self._rate is not None and self._windows is not None:
+            self._windows.hit(self._rate, network)
+        self._count_in(network, holder)
+
+    def count(self, network: str) -> int:
+        """Tell how many sessions a network has."""
+        return self._sessions[network]
+
+    @property
+    def networks(self) -> Set[str]:
+        """The networks that have sessions."""
+        return self._sessions.keys()
 
     def leave(self, network: str, *, holder: str = "") -> None:
         """Count a session out; one that was never counted in is nothing."""
@@ -68,10 +91,16 @@ class LimitCounters:
             _take(held, network, 1)
             _take(self._sessions, network, 1)
 
-    def release_holder(self, holder: str) -> None:
-        """Count out every session of a worker that has ended."""
-        for network, count in self._held.pop(holder, Counter()).items():
+    def release_holder(self, holder: str) -> Set[str]:
+        """Count out every session of a worker that has ended; give the networks they were of."""
+        held = self._held.pop(holder, Counter())
+        for network, count in held.items():
             _take(self._sessions, network, count)
+        return held.keys()
+
+    def _count_in(self, network: str, holder: str) -> None:
+        self._sessions[network] += 1
+        self._held.setdefault(holder, Counter())[network] += 1
 
 
 class OwnLimits:

@@ -19,6 +19,7 @@ class RemoteLimits:
         self._send = send
         self._number = 0
         self._asked: dict[int, asyncio.Future[str | None]] = {}
+        self._abandoned: dict[int, str] = {}  # questions of sessions that ended before their answer
 
     async def enter(self, network: str) -> str | None:
         """Count a session of `network` in; give the reason where it may not."""
@@ -31,6 +32,9 @@ class RemoteLimits:
                 return await answer
         except TimeoutError:
             return None
+        except asyncio.CancelledError:
+            self._abandoned[number] = network
+            raise
         finally:
             del self._asked[number]
 
@@ -40,6 +44,10 @@ class RemoteLimits:
 
     def take_answer(self, message: Message) -> None:
         """Pass the supervisor's answer on; one that came too late finds nobody, its session was admitted."""
-        answer = self._asked.get(message["number"])
+        number, reason = message["number"], message["reason"]
+        abandoned = self._abandoned.pop(number, None)
+        if abandoned is not None and reason is None:
+            self.leave(abandoned)  # it was counted in, and nobody else will count it out
+        answer = self._asked.get(number)
         if answer is not None and not answer.done():
-            answer.set_result(message["reason"])
+            answer.set_result(reason)

@@ -28,6 +28,7 @@ from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
 from mailflow.receive.limits import LimitCounters
 from mailflow.receive.proxy_trust import ProxyTrust
+from mailflow.receive.shared_counters import SharedCounters
 from mailflow.smtp.tls import PemPair, read_pair
 from mailflow.supervisor.channel import Message
 from mailflow.supervisor.merged_metrics import MergedMetrics, take_snapshot
@@ -101,6 +102,7 @@ class Supervisor:
             max_sessions=settings.mx.max_connections_per_client,
             per_minute=settings.limits.connections_per_minute_per_client,
         )
+        self._shared: SharedCounters | None = None  # over all Pods, where limits.url names a server
         count = (settings.workers or count_workers()) if "mx" in settings.roles else 0
         mx = bind_slots(settings.mx.listen, count) if count else []
         admin = bind_slots((settings.admin.listen,), 1)[0] if "admin" in settings.roles else []
@@ -127,6 +129,7 @@ class Supervisor:
         for sock in self._admin_sockets:
             self._admin.start(sock, self._nursery)
         self._tick()
+        self._share_limits()
         self._running = [self._nursery.start(slot.keep_running(), name="worker slot") for slot in self.slots]
         stopping = self._nursery.start(stop.wait(), name="stop")
         for slot in self.slots:
@@ -145,6 +148,9 @@ class Supervisor:
             slot.stop(self.settings.drain.timeout_s)
         codes = await asyncio.gather(*self._running)
         is_clean = not any(codes)
+        if self._shared is not None:
+            self._shared.stop()
+            await self._shared.wait_stopped()
         await self._admin.stop()
         await self._nursery.cancel_all()
         log.info("drain_ends", is_clean=is_clean)
@@ -164,8 +170,9 @@ class Supervisor:
             max_sessions=self.settings.mx.max_connections_per_client,
             per_minute=self.settings.limits.connections_per_minute_per_client,
         )
+        self._share_limits()
         self._writer.threshold = logging.getLevelNamesMapping()[self.settings.log.level.upper()]
-        packed = pack_settings(self.settings, self._refresh_pair())
+        packed = self._pack_settings()
         for slot in self.slots:
             slot.send({"type": "reload", "settings": packed})
         log.info("reload", workers=len(self.slots))
@@ -173,7 +180,7 @@ class Supervisor:
     def _make_start(self, slot: WorkerSlot) -> Message:
         return {
             "type": "start",
-            "settings": pack_settings(self.settings, self._refresh_pair()),
+            "settings": self._pack_settings(),
             "workers": len(self.slots),
             "mx": [sock.fileno() for sock in slot.sockets],
             "proxy_missing": self._trust.missing_peers(),
@@ -188,10 +195,9 @@ class Supervisor:
                 if not waiting:
                     answered.set()
             case "enter":
-                reason = self._limits.enter(message["network"], holder=_holder(slot))
-                slot.send({"type": "entered", "number": message["number"], "reason": reason})
+                self._enter(slot, message["number"], str(message["network"]))
             case "leave":
-                self._limits.leave(message["network"], holder=_holder(slot))
+                (self._shared or self._limits).leave(str(message["network"]), holder=_holder(slot))
             case "proxy_missing":
                 self._trust.note_missing_elsewhere(message["peer"])
                 for other in self.slots:
@@ -201,6 +207,39 @@ class Supervisor:
                 log.error("reload_refused", slot=slot.number, reason=message["fault"])
             case "reloaded":
                 log.info("worker_reloaded", slot=slot.number)
+
+    def _enter(self, slot: WorkerSlot, number: int, network: str) -> None:
+        def reply(reason: str | None) -> None:
+            slot.send({"type": "entered", "number": number, "reason": reason})
+
+        if self._shared is not None:
+            self._shared.enter(network, holder=_holder(slot), reply=reply)
+        else:
+            reply(self._limits.enter(network, holder=_holder(slot)))
+
+    def _share_limits(self) -> None:
+        """Count limits where limits.url says; what was counted stays."""
+        server = self.settings.limits.url if self.slots else None
+        if self._shared is not None:
+            if self._shared.server == server:
+                return
+            self._shared.stop()
+            self._shared = None
+        self._metrics.limits_backend_up.set(server is None)
+        if server is not None:
+            self._shared = SharedCounters(
+                self._limits,
+                server,
+                nursery=self._nursery,
+                on_change=self._metrics.limits_backend_up.set,
+                on_internal_error=self._metrics.internal_errors_total.inc,
+            )
+            self._shared.start()
+
+    def _pack_settings(self) -> str:
+        """Give what workers get: all but the way to the limits' server, which they need not know."""
+        limits = self.settings.limits.model_copy(update={"url": None})
+        return pack_settings(self.settings.model_copy(update={"limits": limits}), self._refresh_pair())
 
     def _refresh_pair(self) -> PemPair | None:
         """Give the certificate as it is, or, where that cannot be used, as it was last: a restart must not need it."""
@@ -215,7 +254,7 @@ class Supervisor:
 
     def _forget_worker(self, slot: WorkerSlot) -> None:
         """Give back what an ended worker held; keep what it had counted."""
-        self._limits.release_holder(_holder(slot))
+        (self._shared or self._limits).release_holder(_holder(slot))
         self._merged.retire(slot)
 
     def _tick(self) -> None:
@@ -240,7 +279,7 @@ class Supervisor:
         return self._merged.render()
 
     def _details(self) -> list[str]:
-        return self._trust.describe()
+        return self._trust.describe() + (self._shared.describe() if self._shared else [])
 
     def _find_dead_worker(self) -> str | None:
         stuck = [str(slot.pid) for slot in self.slots if slot.is_beyond_killing]
