@@ -25,7 +25,7 @@ from mailflow.receive.redis_counts import Answer, CountsUnavailable, RedisCounts
 
 LEASE_S = 60.0
 RENEWALS_PER_LEASE = 3
-IDLE_S = 5.0  # a server that nobody needs is asked this often whether it is there
+IDLE_S = 1.0  # a server that nobody needs is asked this often whether it is there
 NETWORKS_PER_EXCHANGE = 200
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 5.0  # also how long a server must be well to be looked for soon again

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from mailflow.config.value import parse_limits_url
 from mailflow.observe.nursery import Nursery
 from mailflow.receive.limits import LimitCounters
 from mailflow.receive.shared_counters import SharedCounters
+from tests.certificates import write_pair
 from tests.integration.mail_client import MailClient
 from tests.integration.mailflow_process import ROOT, MailflowProcess, route
 from tests.integration.redis_server import PASSWORD, RedisProcess
+from tests.servers import free_port
 
 ALICE = "alice@example.org"
 DELIVERED = "250 2.0.0 Ok "
@@ -219,6 +222,44 @@ async def test_a_frozen_redis_holds_no_connection_up_and_is_found_again(redis_se
         assert redis_server.sessions() == {"mailflow:limits:{192.0.2}:sessions": 51}
 
 
+async def test_a_pause_of_our_own_is_no_silence_of_the_server(redis_server: RedisProcess) -> None:
+    async with pods(1, redis_server.url) as (pod,):
+        answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        pod.shared.enter("192.0.2", holder="0.1", reply=answer.set_result)
+        for _ in range(20):
+            if pod.shared._asked:  # sent
+                break
+            await asyncio.sleep(0)
+        time.sleep(0.3)  # noqa: ASYNC251 - a process that gets no CPU
+        assert await answer is None
+        assert pod.shared.is_shared
+        assert redis_server.sessions() == {"mailflow:limits:{192.0.2}:sessions": 1}
+
+
+async def test_tls_and_a_user_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = write_pair(tmp_path, host="localhost")
+    tls_port = free_port()
+    options = (
+        *("--tls-port", str(tls_port), "--tls-cert-file", str(certificate), "--tls-key-file", str(key)),
+        *(
+            "--tls-auth-clients",
+            "no",
+            "--user",
+            *("mailflow", "on", ">other%secret", "~mailflow:limits:*", "+@all", "-@dangerous"),
+        ),
+    )
+    with RedisProcess(tmp_path, *options):
+        pod = Pod(f"rediss://mailflow:other%25secret@localhost:{tls_port}/1")
+        pod.shared.start()
+        assert not await pod.changed(), "its certificate is verified"
+        pod.shared.stop()
+        await pod.shared.wait_stopped()
+
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        async with pods(1, f"rediss://mailflow:other%25secret@localhost:{tls_port}/1") as (other,):
+            assert [await other.enter() for _ in range(3)] == [None, None, "client_connections"]
+
+
 async def test_a_redis_that_refuses_to_write_is_taken_for_down(redis_server: RedisProcess) -> None:
     async with pods(1, redis_server.url) as (pod,):
         client = redis_server.client()
@@ -347,6 +388,17 @@ async def test_a_service_killed_leaves_nothing_that_does_not_expire(tmp_path: Pa
     client = redis_server.client()
     (key,) = client.scan_iter()
     assert 0 < client.pttl(key) <= 60_000
+
+
+async def test_a_service_drains_while_its_redis_is_frozen(tmp_path: Path, redis_server: RedisProcess) -> None:
+    async with serve(tmp_path / "a", redis_server.url) as a:
+        await shared(a)
+        client = await MailClient.greeted(a.mx_port)
+        redis_server.freeze()
+        assert (await client.deliver(ALICE, "m1")).startswith(DELIVERED)
+        began = time.monotonic()
+        assert await a.terminate() == 0
+        assert time.monotonic() - began < 5
 
 
 async def test_a_reload_takes_up_another_redis_and_memory_again(tmp_path: Path, redis_server: RedisProcess) -> None:

@@ -108,3 +108,17 @@ def test_refusal_costs_a_retry_only(reply: object) -> None:
 )
 def test_network_is_24_bits_of_ipv4_and_64_of_ipv6(one: str, other: str, is_same: bool) -> None:
     assert (client_network(one) == client_network(other)) is is_same
+
+
+def test_what_others_admitted_counts_here_too() -> None:
+    counters = LimitCounters(max_sessions=2, per_minute=3)
+    for _ in range(3):
+        assert counters.find_refusal("192.0.2") is None
+        counters.count_in("192.0.2", holder="0.1")
+        counters.leave("192.0.2", holder="0.1")
+    assert counters.find_refusal("192.0.2") == counters.enter("192.0.2") == "client_rate"
+    counters.count_in("192.0.3", holder="0.1")
+    counters.count_in("192.0.3", holder="0.2")
+    assert counters.find_refusal("192.0.3") == "client_connections"
+    assert counters.release_holder("0.1") == {"192.0.3"}
+    assert (counters.count("192.0.3"), set(counters.networks)) == (1, {"192.0.3"})
