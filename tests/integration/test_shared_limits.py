@@ -25,6 +25,10 @@ from tests.servers import free_port
 ALICE = "alice@example.org"
 DELIVERED = "250 2.0.0 Ok "
 DEADLINE_S = 20.0
+RIGHTS = (  # as the README names them
+    *("~mailflow:limits:*", "+select", "+ping", "+script|load", "+evalsha", "+time"),
+    *("+hgetall", "+hmget", "+hset", "+hdel", "+pexpire"),
+)
 UP = "mailflow_limits_backend_up"
 
 
@@ -109,6 +113,32 @@ async def test_new_connections_are_counted_by_the_minute_over_all_pods(redis_ser
     keys = set(client.scan_iter())
     assert keys == {"mailflow:limits:{192.0.2}:rate", "mailflow:limits:{192.0.3}:rate"}
     assert all(0 < client.pttl(key) <= 120_000 for key in keys), "and is forgotten two minutes later"
+
+
+@pytest.mark.parametrize("minutes_ago", [0, 1, 2])
+async def test_the_minute_before_counts_by_what_the_window_still_has_of_it(
+    redis_server: RedisProcess, minutes_ago: int
+) -> None:
+    client, key = redis_server.client(), "mailflow:limits:{192.0.2}:rate"
+
+    def seconds() -> tuple[int, float]:
+        whole, micro = client.time()
+        return whole // 60, whole % 60 + micro / 1e6
+
+    before = after = (-1, 0.0)
+    reasons: list[str | None] = []
+    while before[0] != after[0] or not reasons:  # once more where a minute ended meanwhile
+        async with pods(1, redis_server.url, max_sessions=1000, per_minute=600) as (pod,):
+            before = seconds()
+            client.hset(key, mapping={"minute": before[0] - minutes_ago, "current": 500, "previous": 0})
+            reasons = await asyncio.gather(*(pod.enter() for _ in range(650)))
+            after = seconds()
+    admitted = reasons.count(None)
+    if minutes_ago == 1:
+        assert 100 + before[1] / 60 * 500 - 1 <= admitted <= 100 + after[1] / 60 * 500 + 1
+    else:
+        assert admitted == (100 if minutes_ago == 0 else 600)
+    assert set(reasons) == {None, "client_rate"}
 
 
 async def test_a_burst_of_one_network_is_admitted_to_the_limit_exactly(redis_server: RedisProcess) -> None:
@@ -245,7 +275,7 @@ async def test_tls_and_a_user_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
             "--tls-auth-clients",
             "no",
             "--user",
-            *("mailflow", "on", ">other%secret", "~mailflow:limits:*", "+@all", "-@dangerous"),
+            *("mailflow", "on", ">other%secret", *RIGHTS),
         ),
     )
     with RedisProcess(tmp_path, *options):
@@ -258,6 +288,7 @@ async def test_tls_and_a_user_of_its_own(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         async with pods(1, f"rediss://mailflow:other%25secret@localhost:{tls_port}/1") as (other,):
             assert [await other.enter() for _ in range(3)] == [None, None, "client_connections"]
+        assert other.changes.empty()
 
 
 async def test_a_redis_that_refuses_to_write_is_taken_for_down(redis_server: RedisProcess) -> None:
