@@ -20,6 +20,8 @@ from mailflow.deliver.maildir import MaildirBackend
 from mailflow.deliver.route import Backend, Route, Router
 from mailflow.dns import Resolver, StubResolver
 from mailflow.mail.address import Address, parse_mailbox
+from mailflow.mail.address_book import AddressBook, AddressRules
+from mailflow.mail.domain_table import DomainTable
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
 from mailflow.receive.backlog import answer_backlog
@@ -37,7 +39,8 @@ ACCEPT_BACKLOG = 1024
 log = structlog.get_logger()
 
 BackendTable = config.LmtpBackend | config.MaildirBackend
-Backends = dict[str, tuple[BackendTable, Backend]]  # by name, with the table each was made from
+Subaddresses = tuple[tuple[tuple[str, ...], str], ...]  # the domains of each route, with their separator
+Backends = dict[str, tuple[tuple[BackendTable, Subaddresses], Backend]]  # by name, with what each was made from
 
 
 class Worker:
@@ -147,15 +150,19 @@ class Worker:
     def _make_plan(self, settings: config.Settings, running: Backends) -> "Plan":
         """Make what the settings ask for; of the `running` backends those that did not change are taken over."""
         backends: Backends = {}
+        subaddresses = tuple((route.domains, route.subaddress) for route in settings.route)
         for table in settings.backend:
             before, backend = running.get(table.name, (None, None))
-            is_same = backend is not None and table == before and not _has_ca(table)  # the CA's file may have changed
-            backends[table.name] = (table, backend if is_same and backend else self._make_backend(settings, table))
+            made_from = (table, subaddresses)
+            is_same = backend is not None and made_from == before and not _has_ca(table)  # the CA's file may be another
+            backends[table.name] = (made_from, backend if is_same and backend else self._make_backend(settings, table))
         postmaster = parse_mailbox(settings.postmaster)
         router = Router(
-            [Route(table.domains, table.backend) for table in settings.route],
+            [_route(table) for table in settings.route],
             {name: backend for name, (_, backend) in backends.items()},
             postmaster=postmaster,
+            maps=settings.address_maps,
+            nursery=self._background,
         )
         inbound = Inbound(
             hostname=settings.hostname,
@@ -178,16 +185,18 @@ class Worker:
         )
 
     async def _open(self, plan: "Plan", running: Backends) -> None:
-        """Make new backends ready, and give the postmaster a mailbox where we keep the mailboxes.
+        """Make new backends ready, read the routes' files, give the postmaster a mailbox where we keep the mailboxes.
 
         Mail to the postmaster is never refused (RFC 5321 s4.5.1).
         """
         for name, (_, backend) in plan.backends.items():
             if name not in running or running[name][1] is not backend:
                 await backend.open()
-        home = plan.router.find_backend(plan.postmaster)
+        await plan.router.read_files()
+        postmaster = plan.router.find_mailbox(plan.postmaster)
+        home = plan.router.find_backend(postmaster)
         if isinstance(home, MaildirBackend):
-            await home.create_mailbox(plan.postmaster)
+            await home.create_mailbox(postmaster)
 
     def _make_mx_service(self, plan: "Plan") -> SmtpService:
         metrics = self._metrics
@@ -205,9 +214,16 @@ class Worker:
 
     def _make_backend(self, settings: config.Settings, table: BackendTable) -> Backend:
         hostname, on_handoff = settings.hostname, self._observe_handoff
+        user_of = AddressBook(_rules(settings)).strip_detail
         if isinstance(table, config.MaildirBackend):
-            root, create = table.maildir, table.create
-            return MaildirBackend(table.name, root, create=create, hostname=hostname, on_handoff=on_handoff)
+            return MaildirBackend(
+                table.name,
+                table.maildir,
+                create=table.create,
+                hostname=hostname,
+                user_of=user_of,
+                on_handoff=on_handoff,
+            )
         return LmtpBackend(
             table.name,
             [parse_server(str(server)) for server in table.lmtp],
@@ -220,6 +236,7 @@ class Worker:
             when_unverifiable=table.when_unverifiable,
             tls=table.tls,
             tls_context=_client_tls(table.tls_ca) if table.tls != "off" else None,
+            user_of=user_of,
             on_handoff=on_handoff,
             on_failure=lambda backend, server: self._metrics.backend_failures_total.labels(backend, server).inc(),
             on_circuit=lambda backend, server, is_open: self._metrics.backend_circuit_open.labels(backend, server).set(
@@ -242,6 +259,17 @@ class Plan:
     inbound: Inbound
     options: SmtpOptions
     tls: ServerTls | None
+
+
+def _route(table: config.RouteTable) -> Route:
+    rules = AddressRules(table.aliases, table.map, table.subaddress)
+    catch_all = parse_mailbox(table.catch_all) if table.catch_all else None
+    return Route(table.domains, table.backend, rules, catch_all)
+
+
+def _rules(settings: config.Settings) -> DomainTable[AddressRules]:
+    """Give what a backend has to know of the routes: how addresses of each domain are read."""
+    return DomainTable((domain, _route(table).rules) for table in settings.route for domain in table.domains)
 
 
 def _smtp_options(settings: config.Settings, router: Router) -> SmtpOptions:

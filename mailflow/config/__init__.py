@@ -7,7 +7,7 @@ the rooms under it take plain arguments.
 
 from mailflow.config.fault import ConfigFaults, Fault
 from mailflow.config.load import load_settings
-from mailflow.config.model import LmtpBackend, MaildirBackend, Settings
+from mailflow.config.model import LmtpBackend, MaildirBackend, RouteTable, Settings
 from mailflow.config.value import HostPort, RedisServer, UnixPath
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "LmtpBackend",
     "MaildirBackend",
     "RedisServer",
+    "RouteTable",
     "Settings",
     "UnixPath",
     "load_settings",

@@ -23,6 +23,7 @@ def find_contradictions(document: Document) -> list[Fault]:
         *_find_double_domains(document),
         *_find_double_listeners(document),
         *_find_postmaster_faults(document),
+        *_find_catch_all_faults(document),
         *_find_relay_faults(document),
     ]
 
@@ -74,8 +75,12 @@ def _find_double_listeners(document: Document) -> Iterator[Fault]:
 
 def _find_postmaster_faults(document: Document) -> Iterator[Fault]:
     """RFC 5321 s4.5.1: mail to postmaster must be taken, so its address must lead to a backend."""
-    domains = [domain for _key, _text, domain in _route_domains(document) if domain != "*"]
-    if not domains or not _has_role(document, "mx"):
+    routes = [domain for _key, _text, domain in _route_domains(document)]
+    if not routes or not _has_role(document, "mx"):
+        return
+    domains = [domain for domain in routes if domain != "*"]
+    if not domains:
+        yield Fault("route", "", 'required: a domain of ours beside "*", where the postmaster has a mailbox')
         return
     text = _value(document, "mx", "postmaster", "")
     try:
@@ -91,6 +96,19 @@ def _find_postmaster_faults(document: Document) -> Iterator[Fault]:
     postmaster_domain = address.rpartition("@")[2]
     if not any(_covers(domain, postmaster_domain) for domain in domains):
         yield Fault("mx.postmaster", show_value(text), "an address in a domain of the routes")
+
+
+def _find_catch_all_faults(document: Document) -> Iterator[Fault]:
+    """Mail for a catch-all address goes to a backend now; the way out comes later."""
+    domains = [domain for _key, _text, domain in _route_domains(document)]
+    for index, table in _tables(document, "route"):
+        text = table.get("catch_all", "")
+        try:
+            address = parse_mailbox(text)
+        except ValueError:
+            continue
+        if address and not any(_covers(domain, address.rpartition("@")[2]) for domain in domains):
+            yield Fault(f"route[{index}].catch_all", show_value(text), "an address in a domain of the routes")
 
 
 def _find_relay_faults(document: Document) -> Iterator[Fault]:

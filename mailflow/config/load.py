@@ -1,7 +1,7 @@
 """Loading: a TOML file and the environment over it become Settings, or every fault at once.
 
 The only way in: `serve` and `check-config` both come through here, so what one accepts the other
-runs. Reads the file, the secret files and the TLS files; opens no socket. Never lets an exception
+runs. Reads the file, the secret files, the TLS files and the routes' files; opens no socket. Never lets an exception
 of a parser through: whatever is wrong is a Fault.
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mailflow.config.address_files import read_address_files
 from mailflow.config.contradiction import find_contradictions
 from mailflow.config.environment import Overlay, read_environment
 from mailflow.config.explain import explain_error
@@ -36,8 +37,11 @@ def load_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     except ValidationError as exc:
         faults += [explain_error(error, overlay) for error in exc.errors(include_url=False)]
     faults += find_contradictions(document)
+    address_maps, file_faults = read_address_files(document, folder)
+    faults += file_faults
     if settings is None or faults:
         raise ConfigFaults(tuple(dict.fromkeys(faults)))
+    settings.keep_address_maps(address_maps)
     return settings
 
 

@@ -7,14 +7,16 @@ Checks that span tables are in contradiction.py.
 """
 
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PrivateAttr, Tag, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 import mailflow.config.value as v
+from mailflow.mail.address_map import AddressMap
 
 MAX_DURATION_S = 86400
 MAX_BYTES = 1 << 40
@@ -224,6 +226,27 @@ class RouteTable(Table):
     backend: str = declare(
         ..., "The name of the backend.", example="mailbox", allowed="the name of a backend", strict=True
     )
+    aliases: v.AddressFile = declare(
+        "",
+        'A TOML file of aliases, "info@example.org" = "alice@example.org": one target, in a domain of the routes. Read'
+        " again when it changes, as is map.",
+        allowed='a file, or ""',
+    )
+    catch_all: v.Mailbox = declare(
+        "",
+        "Who gets the mail of users that the backend does not know. Empty: they are refused.",
+        allowed=f'{v.MAILBOX} in a domain of the routes, or ""',
+    )
+    subaddress: v.Subaddress = declare(
+        "+",
+        "What separates the user from the detail in an address, alice+lists@example.org. Empty: nothing does.",
+        allowed=v.SUBADDRESS,
+    )
+    map: v.AddressFile = declare(
+        "",
+        'A TOML file of users whose backend is another, "alice@example.org" = "mailbox".',
+        allowed='a file, or ""',
+    )
 
 
 class LimitsTable(Table):
@@ -309,6 +332,17 @@ class Settings(Table):
     drain: DrainTable = Field(default_factory=DrainTable)
     log: LogTable = Field(default_factory=LogTable)
     admin: AdminTable = Field(default_factory=AdminTable)
+    # Not keys: what the files of addresses held when they were checked. A worker that starts later needs no file.
+    _address_maps: dict[Path, AddressMap] = PrivateAttr(default_factory=dict)
+
+    @property
+    def address_maps(self) -> Mapping[Path, AddressMap]:
+        """The contents of the routes' files, by path, as they were when the configuration was loaded."""
+        return self._address_maps
+
+    def keep_address_maps(self, maps: Mapping[Path, AddressMap]) -> None:
+        """Take along the contents of the routes' files; only loading does this, before anybody has the settings."""
+        self._address_maps = dict(maps)
 
     @property
     def postmaster(self) -> str:

@@ -25,6 +25,7 @@ ROUTE_DOMAIN = 'a domain ("example.org"), with a leading dot every name below it
 NETWORK = 'a network such as "10.0.0.0/8", "2001:db8::/32" or one address'
 MAILBOX = 'an address such as "postmaster@example.org"'
 LIMITS_URL = '"memory://" or "redis://[[user]:password@]host[:port][/database]", "rediss://" for TLS'
+SUBADDRESS = 'one of "+", "-", "_", "=", "#", "~", or "" for no subaddresses'
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _LOCAL_PART = re.compile(r"[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+(?:\.[^\x00-\x20\x7f()<>\[\]:;@\\,.\"]+)*")
@@ -133,6 +134,14 @@ def parse_mailbox(value: object) -> str:
     return f"{local}@{_ascii_domain(domain, MAILBOX)}"
 
 
+def parse_subaddress(value: object) -> str:
+    """Parse the separator of subaddresses: one that needs no quotes and, unlike a dot, may stand at the end."""
+    text = _text(value, SUBADDRESS)
+    if text not in ("", *"+-_=#~"):
+        raise ValueError(SUBADDRESS)
+    return text
+
+
 def parse_network(value: object) -> IPv4Network | IPv6Network:
     """Parse a network; bits below its prefix are a fault, as they may be a slip of the prefix."""
     try:
@@ -184,6 +193,12 @@ def parse_file(value: object, info: ValidationInfo) -> Path | None:
     return path
 
 
+def parse_address_file(value: object, info: ValidationInfo) -> Path | None:
+    """Parse the path of a file of addresses, which address_files.py reads; "" is None."""
+    text = _text(value, "a path")
+    return _resolve(text, info) if text else None
+
+
 def parse_ca_file(value: object, info: ValidationInfo) -> Path | None:
     """Parse the path of a PEM file of CA certificates; "" is None."""
     path = parse_file(value, info)
@@ -215,10 +230,12 @@ Nameserver = Annotated[HostPort, PlainValidator(parse_nameserver)]
 LmtpServer = Annotated[HostPort | UnixPath, PlainValidator(parse_lmtp_server)]
 HostName = Annotated[str, PlainValidator(parse_host_name)]
 RouteDomain = Annotated[str, PlainValidator(parse_route_domain)]
+Subaddress = Annotated[str, PlainValidator(parse_subaddress)]
 Mailbox = Annotated[str, PlainValidator(parse_mailbox)]
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(parse_network)]
 BackendName = Annotated[str, PlainValidator(parse_backend_name)]
 ReadableFile = Annotated[Path | None, PlainValidator(parse_file)]
+AddressFile = Annotated[Path | None, PlainValidator(parse_address_file)]
 CaFile = Annotated[Path | None, PlainValidator(parse_ca_file)]
 LimitsUrl = Annotated[RedisServer | None, PlainValidator(parse_limits_url)]
 Folder = Annotated[Path, PlainValidator(parse_folder)]

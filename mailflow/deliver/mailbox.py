@@ -28,6 +28,7 @@ from mailflow.deliver.pool import Lease
 from mailflow.deliver.server import MailboxServer, order_servers
 from mailflow.deliver.verify import BAD_S, RecipientVerifier
 from mailflow.mail.address import Address
+from mailflow.mail.address_map import map_key
 from mailflow.mail.envelope import Envelope
 from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
 from mailflow.mail.reply import Reply, printable
@@ -47,7 +48,8 @@ class LmtpBackend:
 
     `clock` gives monotonic seconds, `on_handoff(backend, outcome, seconds)` hears each outcome, `on_failure(backend,
     server)` and `on_circuit(backend, server, is_open)` how the servers are. `tls_context` is needed where `tls` is not
-    "off". `connections` bounds deliveries and verifications together, at each server.
+    "off". `connections` bounds deliveries and verifications together, at each server. `user_of` takes the detail off an
+    address, which the server still sees.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class LmtpBackend:
         when_unverifiable: Literal["defer", "accept"] = "defer",
         tls: TlsMode = "off",
         tls_context: ssl.SSLContext | None = None,
+        user_of: Callable[[Address], Address] = lambda address: address,
         clock: Callable[[], float] = time.monotonic,
         on_handoff: Callable[[str, str, float], object] = lambda backend, outcome, seconds: None,
         on_failure: Callable[[str, str], object] = lambda backend, server: None,
@@ -77,6 +80,7 @@ class LmtpBackend:
         self._handoff_deadline_s = handoff_deadline_s
         self._tls: TlsMode = tls
         self._tls_context = tls_context
+        self._user_of = user_of
         self._clock = clock
         self._on_handoff = on_handoff
         self._servers = [
@@ -135,7 +139,7 @@ class LmtpBackend:
         """Give the user's servers that are up, in his order, each with a deadline that leaves the next its share."""
         now = asyncio.get_running_loop().time
         end = now() + seconds
-        user = f"{address.local.lower().partition('+')[0]}@{address.ascii_domain}"
+        user = map_key(self._user_of(address))
         servers = [server for server in order_servers(self._servers, user) if not server.is_down]
         for left in range(len(servers), 0, -1):
             server = servers[len(servers) - left]

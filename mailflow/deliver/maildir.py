@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 
 class MaildirBackend:
-    """Mailboxes below `root`. `now` gives Unix time in seconds.
+    """Mailboxes below `root`. `user_of` takes the detail off an address, `now` gives Unix time in seconds.
 
     `on_handoff(backend, outcome, seconds)` hears each outcome, in a thread.
     """
@@ -49,12 +49,14 @@ class MaildirBackend:
         *,
         create: bool,
         hostname: str,
+        user_of: Callable[[Address], Address] = lambda address: address,
         now: Callable[[], float] = time.time,
         on_handoff: Callable[[str, str, float], object] = lambda backend, outcome, seconds: None,
     ) -> None:
         self.name = name
         self._root = root
         self._creates = create
+        self._user_of = user_of
         self._now = now
         self._on_handoff = on_handoff
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"maildir-{name}")
@@ -81,7 +83,8 @@ class MaildirBackend:
             await self._run(lambda: make_mailbox(self.mailbox_folder(address)))
 
     def mailbox_folder(self, address: Address) -> Path:
-        """Give the folder of an address's mailbox."""
+        """Give the folder of an address's mailbox, the same whatever the detail."""
+        address = self._user_of(address)
         return self._root / encode_name(address.ascii_domain) / encode_name(address.local)
 
     async def verify(self, address: Address, *, is_smtputf8: bool) -> Verification:

@@ -4,17 +4,26 @@ Router is the delivering side as the receiving side sees it (mail.handoff.Handof
 goes before a rule for subdomains, a longer such rule before a shorter one. postmaster and abuse of
 every domain of ours are always taken (RFC 5321 s4.5.1, RFC 2142): what their domain's backend does
 not take for them goes to the configured postmaster.
+
+The order for an address of ours: aliases (mail.address_book), then the user's backend by the map of
+users, else the route's, then what that backend says; for a user it does not know, `catch_all`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
+from mailflow.deliver.address_file import AddressFiles
 from mailflow.deliver.answers import NO_SMTPUTF8
 from mailflow.mail.address import Address
+from mailflow.mail.address_book import AddressBook, AddressRules, AliasLoop, list_files
+from mailflow.mail.address_map import AddressMap
+from mailflow.mail.domain_table import DomainTable
 from mailflow.mail.envelope import Envelope
 from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
 from mailflow.mail.reply import Reply
+from mailflow.observe.nursery import Nursery
 
 RELAYING_DENIED = Reply(550, "5.7.1", "Relaying denied")
 MISCONFIGURED = Reply(451, "4.3.5", "Mail for this address cannot be taken now, try again later")
@@ -53,21 +62,43 @@ class Route:
 
     domains: Sequence[str]
     backend: str
+    rules: AddressRules = field(default_factory=AddressRules)
+    catch_all: Address | None = None
 
 
 class Router:
-    """The hand-off to backends by domain. `backends` by name. Raises ValueError where a route names an unknown one."""
+    """The hand-off to backends by domain. `backends` by name. Raises ValueError where a route names an unknown one.
 
-    def __init__(self, routes: Iterable[Route], backends: Mapping[str, Backend], *, postmaster: Address) -> None:
+    `maps` has the contents of the routes' files as they were when they were checked; looks at the files run in
+    `nursery`.
+    """
+
+    def __init__(
+        self,
+        routes: Iterable[Route],
+        backends: Mapping[str, Backend],
+        *,
+        postmaster: Address,
+        maps: Mapping[Path, AddressMap] | None = None,
+        nursery: Nursery | None = None,
+    ) -> None:
         self._backends = backends
         self._postmaster = postmaster
-        self._by_domain: dict[str, Backend] = {}
-        for route in routes:
+        by_domain = {domain: route for route in routes for domain in route.domains}
+        for route in by_domain.values():
             if route.backend not in backends:
                 raise ValueError(f"no backend is named {route.backend!r}")
-            for domain in route.domains:
-                self._by_domain[domain] = backends[route.backend]
-        self._relay = self._by_domain.pop("*", None)
+        relay = by_domain.get("*")
+        self._relay = backends[relay.backend] if relay else None
+        self._routes = DomainTable(by_domain.items())
+        rules = {domain: route.rules for domain, route in by_domain.items()}
+        self._files = AddressFiles(
+            AddressBook(DomainTable(rules.items()), maps or {}),
+            alias_files=list_files(rule.aliases for rule in rules.values()),
+            user_maps=list_files(rule.user_map for rule in rules.values()),
+            backends=tuple(backends),
+            nursery=nursery or Nursery(),
+        )
 
     @property
     def max_recipients(self) -> int:
@@ -75,9 +106,18 @@ class Router:
         return 1
 
     async def open(self) -> None:
-        """Make the backends ready."""
+        """Make the backends ready, and read the files of addresses as they are now."""
         for backend in self._backends.values():
             await backend.open()
+        await self.read_files()
+
+    async def read_files(self) -> None:
+        """Read the files of addresses as they are now; a faulty one is told in the log, and the old one holds."""
+        await self._files.refresh()
+
+    def refresh(self) -> None:
+        """Look whether files of addresses changed, beside the mail; see Handoff."""
+        self._files.look()
 
     async def close(self) -> None:
         """Close what the backends keep idle."""
@@ -86,32 +126,60 @@ class Router:
 
     async def verify_recipient(self, recipient: Address, *, is_smtputf8: bool, may_relay: bool) -> Verification:
         """Tell whether mail for `recipient` would be taken now; see Handoff."""
-        backend = self.find_backend(recipient)
-        if backend is None and may_relay and self._relay is not None:
-            return await self._relay.verify(recipient, is_smtputf8=is_smtputf8)
-        if backend is None:
-            return Verification(RecipientStatus.NOT_OURS, reply=RELAYING_DENIED)
-        verification = await backend.verify(recipient, is_smtputf8=is_smtputf8)
-        if recipient.local.lower() not in _ALWAYS_TAKEN or verification.reply in (None, NO_SMTPUTF8):
-            return verification
-        # Unknown, full, or not to be asked now: taken all the same. What becomes of the message, its delivery tells.
-        is_refused = verification.status is RecipientStatus.REFUSED
-        return Verification(RecipientStatus.GOOD, deliver_to=self._postmaster if is_refused else recipient)
+        self._files.look()
+        if self._routes.find(recipient.ascii_domain) is not None:
+            return await self._verify_ours(recipient, is_smtputf8=is_smtputf8)
+        if may_relay and self._relay is not None:
+            return replace(await self._relay.verify(recipient, is_smtputf8=is_smtputf8), is_relayed=True)
+        return Verification(RecipientStatus.NOT_OURS, reply=RELAYING_DENIED)
 
     async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
         """Deliver now to the one recipient; see Handoff."""
         (recipient,) = envelope.recipients
-        backend = self.find_backend(recipient.deliver_to) or self._relay
+        # What was taken as ours never leaves by the way out, which would bounce it or send it round.
+        backend = self._relay if recipient.is_relayed else self.find_backend(recipient.deliver_to)
         if backend is None:  # the route went away since RCPT
             return [Outcome(DeliveryStatus.DEFERRED, MISCONFIGURED, "", "no route leads there any more")]
         return await backend.deliver(envelope, body)
 
     def find_backend(self, address: Address) -> Backend | None:
-        """Give the backend that has the mailboxes of the address's domain; None where the domain is not ours."""
-        domain = address.ascii_domain
-        found = self._by_domain.get(domain)
-        dot = domain.find(".")
-        while found is None and dot >= 0:
-            found = self._by_domain.get(domain[dot:])
-            dot = domain.find(".", dot + 1)
-        return found
+        """Give the backend that has the mailbox of a final address; None where its domain is not ours."""
+        route = self._routes.find(address.ascii_domain)
+        if route is None:
+            return None
+        return self._backends.get(self._files.book.find_backend(address) or route.backend)
+
+    def find_mailbox(self, address: Address) -> Address:
+        """Give the final address that mail for `address` goes to: aliases followed, as far as they lead anywhere."""
+        try:
+            return self._files.book.follow_aliases(address)
+        except AliasLoop:
+            return address
+
+    async def _verify_ours(self, recipient: Address, *, is_smtputf8: bool) -> Verification:
+        verification = await self._verify_user(recipient, is_smtputf8=is_smtputf8)
+        if recipient.local.lower() in _ALWAYS_TAKEN and verification.reply not in (None, NO_SMTPUTF8):
+            # Unknown, full, or not to be asked now: taken all the same. What becomes of the mail, its delivery tells.
+            is_refused = verification.status is RecipientStatus.REFUSED
+            return Verification(
+                RecipientStatus.GOOD, deliver_to=self.find_mailbox(self._postmaster if is_refused else recipient)
+            )
+        if verification.is_unknown_user and (catch_all := self._find_catch_all(recipient)):
+            return await self._verify_user(catch_all, is_smtputf8=is_smtputf8)
+        return verification
+
+    async def _verify_user(self, address: Address, *, is_smtputf8: bool) -> Verification:
+        """Follow the aliases and ask the backend about the mailbox they lead to."""
+        try:
+            final = self._files.book.follow_aliases(address)
+        except AliasLoop:
+            return Verification(RecipientStatus.UNVERIFIABLE, reply=MISCONFIGURED)
+        backend = self.find_backend(final)
+        if backend is None:  # an alias leads out of our domains
+            return Verification(RecipientStatus.UNVERIFIABLE, reply=MISCONFIGURED)
+        return await backend.verify(final, is_smtputf8=is_smtputf8)
+
+    def _find_catch_all(self, recipient: Address) -> Address | None:
+        """Give who gets the mail of unknown users of the domain that the aliases of `recipient` lead to."""
+        route = self._routes.find(self.find_mailbox(recipient).ascii_domain)
+        return route.catch_all if route else None

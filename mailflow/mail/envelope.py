@@ -12,11 +12,12 @@ from mailflow.mail.address import Address
 @dataclass(frozen=True, slots=True)
 class Recipient:
     """One forward path: `address` as the client gave it, `deliver_to` the mailbox it leads to
-    (another only for postmaster and, later, aliases).
+    (another for postmaster, aliases and catch-all addresses). `is_relayed`: its domain was not ours at RCPT.
     """
 
     address: Address
     deliver_to: Address
+    is_relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,13 +28,15 @@ class RecipientStatus(Enum):
 class Verification:
     """Answer to RCPT. `deliver_to` is set where the recipient may be accepted, `reply` where it may not.
 
-    `is_unknown_user` marks 5.1.1, which a client that guesses addresses collects.
+    `is_unknown_user` marks 5.1.1, which a client that guesses addresses collects; `is_relayed` a recipient in a domain
+    that is not ours, taken because the client may relay.
     """
 
     status: RecipientStatus
     deliver_to: Address | None = None
     reply: Reply | None = None
     is_unknown_user: bool = False
+    is_relayed: bool = False
 
 
 class DeliveryStatus(Enum):
@@ -62,6 +64,10 @@ class Handoff(Protocol):
     @property
     def max_recipients(self) -> int:
         """Recipients one hand-off can take: a mixed result needs an owner for what was not delivered."""
+        ...
+
+    def refresh(self) -> None:
+        """Hear that a client came: look whether what recipients are judged by has changed. Returns at once."""
         ...
 
     async def verify_recipient(self, recipient: Address, *, is_smtputf8: bool, may_relay: bool) -> Verification:

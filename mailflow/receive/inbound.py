@@ -72,6 +72,7 @@ class Inbound:
 
     async def handle_CONNECT(self, server: SmtpSession, session: Client, envelope: Transaction) -> None:
         """Ask for the client's name while it talks."""
+        self._handoff.refresh()
         resolver = BudgetedResolver(self._resolver, max_queries=DNS_QUERIES_PER_MESSAGE, max_seconds=CLIENT_DNS_S)
         client_name = self._nursery.start(verify_client_name(resolver, session.ip), name="iprev")
         session.context = Evidence(client_name)
@@ -97,8 +98,10 @@ class Inbound:
         )
         self._metrics.rcpt_total.labels(verification.status.value).inc()
         if verification.status is RecipientStatus.GOOD and verification.deliver_to:
-            envelope.recipients.append(Recipient(recipient, verification.deliver_to))
+            envelope.recipients.append(Recipient(recipient, verification.deliver_to, verification.is_relayed))
             session.context.facts["rcpt_to"] = address
+            if verification.deliver_to != recipient:
+                session.context.facts["deliver_to"] = str(verification.deliver_to)
             return None
         session.unknown_users += verification.is_unknown_user
         return verification.reply

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-_Stamp = tuple[tuple[str, int, int, int], ...]
+from mailflow.observe.file_stamp import FileStamp, read_stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class ServerTls:
     ) -> None:
         self._files = (certificate, key)
         self._on_reload = on_reload
-        self._stamp: _Stamp = ()
+        self._stamp: tuple[FileStamp, ...] = ()
         try:
             self._stamp = self._read_stamp()
             self._context = _load_pair(read_pair(certificate, key))
@@ -82,13 +82,8 @@ class ServerTls:
         else:
             self._on_reload(None)
 
-    def _read_stamp(self) -> _Stamp:
-        stamps = []
-        for file in self._files:
-            path = os.path.realpath(file)
-            stat = os.stat(path)
-            stamps.append((path, stat.st_ino, stat.st_mtime_ns, stat.st_size))
-        return tuple(stamps)
+    def _read_stamp(self) -> tuple[FileStamp, ...]:
+        return tuple(map(read_stamp, self._files))
 
 
 def _load_pair(pair: PemPair) -> ssl.SSLContext:

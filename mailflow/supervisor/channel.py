@@ -19,7 +19,14 @@ Message = dict[str, Any]
 class Channel(asyncio.Protocol):
     """One end. `on_message(message)` hears every message in order, `on_lost()` the end; what they raise ends it."""
 
-    def __init__(self, on_message: Callable[[Message], None], on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_message: Callable[[Message], None],
+        on_lost: Callable[[], None],
+        *,
+        max_message_bytes: int = MAX_MESSAGE_BYTES,
+    ) -> None:
+        self._max_message_bytes = max_message_bytes
         self._on_message = on_message
         self._on_lost = on_lost
         self._input = bytearray()
@@ -45,7 +52,7 @@ class Channel(asyncio.Protocol):
         self._input += data
         while len(self._input) >= LENGTH_OCTETS:
             end = LENGTH_OCTETS + int.from_bytes(self._input[:LENGTH_OCTETS], "big")
-            if end > MAX_MESSAGE_BYTES:
+            if end > self._max_message_bytes:
                 raise ValueError("a message beyond all bounds")
             if len(self._input) < end:
                 return

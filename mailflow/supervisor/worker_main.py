@@ -14,6 +14,7 @@ import signal
 import socket
 import ssl
 import sys
+import zlib
 from typing import Any
 
 import structlog
@@ -31,6 +32,7 @@ from mailflow.supervisor.remote_limits import RemoteLimits
 
 BEAT_S = 1.0
 BEATS_PER_SNAPSHOT = 5
+MAX_SETTINGS_BYTES = 1 << 28  # files of addresses travel with them; the supervisor is believed
 
 log = structlog.get_logger()
 
@@ -50,7 +52,7 @@ async def _run(channel_fd: int) -> int:
 
 def pack_settings(settings: Settings, pair: PemPair | None) -> str:
     """Give the settings, and a certificate known to be good, as they travel to a worker, never the other way."""
-    return base64.b64encode(pickle.dumps((settings, pair))).decode("ascii")
+    return base64.b64encode(zlib.compress(pickle.dumps((settings, pair)), 1)).decode("ascii")
 
 
 class WorkerProcess:
@@ -59,7 +61,7 @@ class WorkerProcess:
     def __init__(self) -> None:
         self._metrics = Metrics()
         self._nursery = Nursery(on_failure=self._metrics.internal_errors_total.inc)
-        self._channel = Channel(self._take, self._lose)
+        self._channel = Channel(self._take, self._lose, max_message_bytes=MAX_SETTINGS_BYTES)
         self._limits = RemoteLimits(self._channel.send)
         self._start: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._stop = asyncio.Event()
@@ -164,7 +166,7 @@ class WorkerProcess:
 
 
 def _unpack(text: str) -> tuple[Settings, PemPair | None]:
-    unpacked: Any = pickle.loads(base64.b64decode(text))  # noqa: S301 - from our parent, over a socket pair of its own
+    unpacked: Any = pickle.loads(zlib.decompress(base64.b64decode(text)))  # noqa: S301 - from our parent, over a socket pair of its own
     settings, pair = unpacked
     assert isinstance(settings, Settings)
     return settings, pair

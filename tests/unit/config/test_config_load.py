@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import pickle
 from pathlib import Path
 
 import pytest
@@ -295,6 +296,89 @@ def test_the_postmasters_mail_must_lead_to_a_backend(folder: Path) -> None:
     assert "mx.postmaster" in faults_of(folder, MINIMAL + '[mx]\npostmaster = "a@elsewhere.example"\n')
     assert "mx.postmaster" in faults_of(folder, MINIMAL.replace('"example.org"', '".example.org"'))
     assert load(folder, MINIMAL + '[mx]\npostmaster = "Chief@Example.org"\n').postmaster == "Chief@example.org"
+
+
+def test_routes_need_a_domain_of_ours(folder: Path) -> None:
+    text = MINIMAL.replace('["example.org"]', '["*"]')
+    assert "a domain of ours" in faults_of(folder, text)["route"]
+    assert "a domain of ours" in faults_of(folder, text + '[mx]\npostmaster = "a@example.org"\n')["route"]
+
+
+def test_the_defaults_of_a_route_are_no_files_and_plus(folder: Path) -> None:
+    (route,) = load(folder).route
+    assert (route.aliases, route.map, route.catch_all, route.subaddress) == (None, None, "", "+")
+
+
+def test_files_of_addresses_are_read_and_travel_with_the_settings(folder: Path) -> None:
+    (folder / "aliases.toml").write_text('"info@example.org" = "alice@example.org"')
+    (folder / "users.toml").write_text('"alice@example.org" = "mailbox"')
+    settings = load(folder, MINIMAL + 'aliases = "aliases.toml"\nmap = "users.toml"\nsubaddress = "-"\n')
+    for file in folder.iterdir():
+        file.unlink()
+    travelled = pickle.loads(pickle.dumps(settings))  # noqa: S301 - our own
+    assert {path.name: dict(entries.entries) for path, entries in travelled.address_maps.items()} == {
+        "aliases.toml": {"info@example.org": "alice@example.org"},
+        "users.toml": {"alice@example.org": "mailbox"},
+    }
+    assert travelled == settings
+
+
+FILES_OF_ADDRESSES = {
+    "aliases.toml": """
+        "info@example.org" = ["alice@example.org", "bob@example.org"]
+        "x@elsewhere.example" = "alice@example.org"
+        """,
+    "loop.toml": """
+        "a@sub.example.org" = "A@sub.example.org"
+        "b@sub.example.org" = "b@x.example"
+        """,
+    "users.toml": """
+        "alice@example.org" = "mailbx"
+        """,
+}
+ROUTES_WITH_FAULTS = """
+    aliases = "aliases.toml"
+    map = "users.toml"
+    catch_all = "all@elsewhere.example"
+    subaddress = "."
+    [[route]]
+    domains = ["sub.example.org"]
+    backend = "mailbox"
+    aliases = "loop.toml"
+    map = "none.toml"
+    catch_all = "all"
+    [[route]]
+    domains = ["third.example.org"]
+    backend = "mailbox"
+    map = "loop.toml"
+    [mx]
+    max_errors = 0
+    """
+FAULTS_OF_ROUTES = """
+mx.max_errors = 0: allowed is a whole number, 1 to 10000
+route[0].aliases (/aliases.toml) "info@example.org" = ["alice@example.org", "bob@example.org"]: allowed is an address
+    such as "alice@example.org"; several targets are not supported yet
+route[0].aliases (/aliases.toml) "x@elsewhere.example" = "alice@example.org": allowed is addresses in domains whose
+    route names this file
+route[0].catch_all = "all@elsewhere.example": allowed is an address in a domain of the routes
+route[0].map (/users.toml, line 2) "alice@example.org" = "mailbx": allowed is the name of a backend ("mailbox")
+route[0].subaddress = ".": allowed is one of "+", "-", "_", "=", "#", "~", or "" for no subaddresses
+route[1].aliases (/loop.toml, line 2) "a@sub.example.org" = "A@sub.example.org": allowed is a target that leads to a
+    mailbox within 10 steps; this is a loop or a longer chain
+route[1].aliases (/loop.toml, line 3) "b@sub.example.org" = "b@x.example": allowed is an address in a domain of the
+    routes; targets elsewhere are not supported yet
+route[1].catch_all = "all": allowed is an address such as "postmaster@example.org"
+route[1].map = "/none.toml": allowed is a file that can be read (No such file or directory)
+route[2].map = "/loop.toml": allowed is another file than route[1].aliases
+"""
+
+
+def test_faults_inside_files_of_addresses_are_told_with_all_others(folder: Path) -> None:
+    for name, text in FILES_OF_ADDRESSES.items():
+        (folder / name).write_text(text)
+    told = faults_of(folder, MINIMAL + ROUTES_WITH_FAULTS).values()
+    expected = FAULTS_OF_ROUTES.replace("\n    ", " ").strip().splitlines()
+    assert sorted(line.replace(str(folder), "") for line in told) == expected
 
 
 def test_settings_are_frozen(folder: Path) -> None:

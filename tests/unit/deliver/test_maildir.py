@@ -16,6 +16,7 @@ from mailflow.deliver.maildir import THREADS, MaildirBackend, encode_name
 from mailflow.mail.address import Address, parse_mailbox
 from mailflow.mail.envelope import Envelope, Recipient
 from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
+from mailflow.mail.subaddress import split_detail
 
 ALICE = parse_mailbox("alice@example.org")
 SENDER = parse_mailbox("sender@example.net")
@@ -57,6 +58,18 @@ def files(root: Path, folder: str = "new") -> list[Path]:
 )
 def test_an_address_has_one_folder_below_the_root(text: str, folder: str, tmp_path: Path) -> None:
     assert make(tmp_path).mailbox_folder(parse_mailbox(text)) == tmp_path / folder
+
+
+async def test_a_detail_leads_to_the_users_folder_and_stays_in_delivered_to(tmp_path: Path) -> None:
+    backend = make(tmp_path, user_of=lambda address: split_detail(address, "+")[0])
+    await make(tmp_path, create=True).create_mailbox(ALICE)
+    detailed = parse_mailbox("alice+lists@example.org")
+    expected = Verification(RecipientStatus.GOOD, deliver_to=detailed)
+    assert await backend.verify(detailed, is_smtputf8=False) == expected
+    assert (await deliver(backend, detailed)).status is DeliveryStatus.DELIVERED
+    (file,) = files(tmp_path)
+    assert file.parent == tmp_path / "example.org/alice/new"
+    assert b"\r\nDelivered-To: alice+lists@example.org\r\n" in b"\r\n" + file.read_bytes()
 
 
 def test_no_name_leads_out_of_its_folder_and_no_two_addresses_share_one() -> None:

@@ -1,9 +1,12 @@
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from mailflow.deliver.route import Route, Router
 from mailflow.mail.address import Address, parse_mailbox
+from mailflow.mail.address_book import AddressRules
+from mailflow.mail.address_map import parse_aliases, parse_user_map
 from mailflow.mail.envelope import Envelope, Recipient
 from mailflow.mail.handoff import DeliveryStatus, Handoff, Outcome, RecipientStatus, Verification
 from mailflow.mail.reply import Reply
@@ -48,8 +51,52 @@ def make_router(answers: dict[str, Verification | None] | None = None) -> Router
     return Router(routes, backends, postmaster=POSTMASTER)
 
 
-async def ask(router: Handoff, address: str) -> Verification:
-    return await router.verify_recipient(parse_mailbox(address), is_smtputf8=False, may_relay=False)
+async def ask(router: Handoff, address: str, *, may_relay: bool = False) -> Verification:
+    return await router.verify_recipient(parse_mailbox(address), is_smtputf8=False, may_relay=may_relay)
+
+
+async def deliver(router: Handoff, verification: Verification) -> Outcome:
+    """Deliver to whom RCPT took, as the receiving side does."""
+    assert verification.deliver_to
+    recipient = Recipient(POSTMASTER, verification.deliver_to, verification.is_relayed)
+    (outcome,) = await router.deliver(Envelope("1", None, (recipient,)), [b"x\r\n"])
+    return outcome
+
+
+def relay_router(domains: Sequence[str] = ("*",)) -> Router:
+    backends = {"ours": Mailboxes("ours", {}), "out": Mailboxes("out", {"a@elsewhere.example": None})}
+    routes = [Route(["example.org"], "ours"), Route(domains, "out")]
+    return Router(routes, backends, postmaster=POSTMASTER)
+
+
+ALIASES, USERS = Path("aliases.toml"), Path("users.toml")
+ALIAS_TEXT = b"""
+"info@example.org" = "alice@example.org"
+"lost@example.org" = "nobody@example.org"
+"postmaster@example.org" = "chief@example.org"
+"moved@example.org" = "bob@other.example"
+"abuse@other.example" = "round@example.org"
+"round@example.org" = "around@example.org"
+"around@example.org" = "round@example.org"
+"""
+
+
+def make_mapped_router(*known: str, catch_all: str = "") -> Router:
+    """Two domains with one alias file; `known` users are `backend:address`."""
+    names = ("home", "new")
+    backends = {
+        name: Mailboxes(name, dict.fromkeys(user.partition(":")[2] for user in known if user.startswith(f"{name}:")))
+        for name in names
+    }
+    rules = AddressRules(ALIASES, USERS)
+    caught = parse_mailbox(catch_all) if catch_all else None
+    users = parse_user_map(b'"carol@example.org" = "new"\n"dave+x@example.org" = "new"', names)
+    return Router(
+        [Route(["example.org"], "home", rules, caught), Route(["other.example"], "home", rules)],
+        backends,
+        postmaster=POSTMASTER,
+        maps={ALIASES: parse_aliases(ALIAS_TEXT), USERS: users},
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,3 +173,106 @@ def test_a_route_to_no_backend_is_an_error() -> None:
 
 async def test_one_recipient_is_all_that_can_be_taken_at_a_time() -> None:
     assert make_router().max_recipients == 1
+
+
+async def test_who_may_relay_reaches_other_domains_by_the_route_of_all_domains() -> None:
+    router = relay_router()
+    verification = await ask(router, "a@elsewhere.example", may_relay=True)
+    assert (verification.status, verification.is_relayed) == (RecipientStatus.GOOD, True)
+    assert (await deliver(router, verification)).backend == "out"
+
+
+async def test_the_route_of_all_domains_makes_no_domain_ours() -> None:
+    verification = await ask(relay_router(), "a@elsewhere.example")
+    assert str(verification.reply) == "550 5.7.1 Relaying denied"
+
+
+async def test_who_may_relay_needs_a_route_of_all_domains() -> None:
+    verification = await ask(make_router(), "a@elsewhere.example", may_relay=True)
+    assert verification.status is RecipientStatus.NOT_OURS
+
+
+async def test_a_domain_of_ours_is_never_relayed() -> None:
+    verification = await ask(relay_router(), "nobody@example.org", may_relay=True)
+    assert verification == UNKNOWN
+
+
+async def test_a_recipient_taken_as_ours_whose_route_went_away_is_deferred_and_not_relayed() -> None:
+    address = parse_mailbox("a@gone.example")
+    taken_before = Verification(RecipientStatus.GOOD, deliver_to=address)
+    outcome = await deliver(relay_router(), taken_before)
+    assert (outcome.status, outcome.reply.enhanced) == (DeliveryStatus.DEFERRED, "4.3.5")
+
+
+async def test_a_relayed_recipient_whose_way_out_went_away_is_deferred() -> None:
+    taken_before = await ask(relay_router(), "a@elsewhere.example", may_relay=True)
+    outcome = await deliver(make_router(), taken_before)
+    assert (outcome.status, outcome.reply.enhanced) == (DeliveryStatus.DEFERRED, "4.3.5")
+
+
+@pytest.mark.parametrize(
+    ("known", "address", "final", "backend"),
+    [
+        ("home:alice@example.org", "info@example.org", "alice@example.org", "home"),
+        ("home:alice+x@example.org", "info+x@example.org", "alice+x@example.org", "home"),
+        ("home:bob@other.example", "moved@example.org", "bob@other.example", "home"),
+        ("new:carol@example.org", "carol@example.org", "carol@example.org", "new"),
+        ("new:Carol+y@example.org", "Carol+y@example.org", "Carol+y@example.org", "new"),
+        ("new:dave+X@example.org", "dave+X@example.org", "dave+X@example.org", "new"),
+        ("home:dave@example.org", "dave@example.org", "dave@example.org", "home"),
+    ],
+)
+async def test_aliases_come_first_then_the_map_of_users_then_the_backend(
+    known: str, address: str, final: str, backend: str
+) -> None:
+    router = make_mapped_router(known)
+    verification = await ask(router, address)
+    assert verification == Verification(RecipientStatus.GOOD, deliver_to=parse_mailbox(final))
+    assert (await deliver(router, verification)).backend == backend
+
+
+async def test_an_alias_whose_target_is_unknown_is_an_unknown_user() -> None:
+    assert await ask(make_mapped_router(), "lost@example.org") == UNKNOWN
+
+
+@pytest.mark.parametrize("address", ["nobody@example.org", "lost@example.org", "carol@example.org"])
+async def test_mail_of_unknown_users_goes_to_the_catch_all_address_and_its_aliases(address: str) -> None:
+    router = make_mapped_router("home:alice@example.org", catch_all="info@example.org")
+    verification = await ask(router, address)
+    assert verification == Verification(RecipientStatus.GOOD, deliver_to=parse_mailbox("alice@example.org"))
+
+
+async def test_a_catch_all_address_catches_for_its_own_route_only() -> None:
+    router = make_mapped_router("home:alice@example.org", catch_all="info@example.org")
+    assert await ask(router, "nobody@other.example") == UNKNOWN
+    assert await ask(router, "moved@example.org") == UNKNOWN, "the user is one of the domain that the alias leads to"
+
+
+async def test_a_catch_all_address_that_nobody_has_leaves_unknown_users_unknown() -> None:
+    assert await ask(make_mapped_router(catch_all="nowhere@example.org"), "nobody@example.org") == UNKNOWN
+
+
+async def test_a_catch_all_address_gets_no_mail_that_its_user_cannot_take_now() -> None:
+    router = make_router({"alice@example.org": FULL, "bob@example.org": SILENT, "all@example.org": None})
+    caught = Router(
+        [Route(["example.org"], "exact", catch_all=parse_mailbox("all@example.org"))],
+        router._backends,
+        postmaster=POSTMASTER,
+    )
+    assert [await ask(caught, f"{user}@example.org") for user in ("alice", "bob")] == [FULL, SILENT]
+
+
+async def test_a_loop_of_aliases_is_deferred_as_wrong_configuration() -> None:
+    verification = await ask(make_mapped_router(catch_all="info@example.org"), "round@example.org")
+    assert (verification.status, str(verification.reply)[:9]) == (RecipientStatus.UNVERIFIABLE, "451 4.3.5")
+
+
+async def test_postmaster_follows_his_alias_and_is_taken_before_any_catch_all_address() -> None:
+    router = make_mapped_router("home:chief@example.org", "home:alice@example.org", catch_all="info@example.org")
+    chief = Verification(RecipientStatus.GOOD, deliver_to=parse_mailbox("chief@example.org"))
+    assert [await ask(router, f"{user}@example.org") for user in ("postmaster", "abuse")] == [chief, chief]
+
+
+async def test_abuse_is_taken_even_where_its_alias_leads_in_a_circle() -> None:
+    verification = await ask(make_mapped_router(), "abuse@other.example")
+    assert verification.status is RecipientStatus.GOOD

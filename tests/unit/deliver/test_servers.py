@@ -11,6 +11,7 @@ from mailflow.deliver.mailbox import LmtpBackend
 from mailflow.mail.address import parse_mailbox
 from mailflow.mail.envelope import Envelope, Recipient
 from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus
+from mailflow.mail.subaddress import split_detail
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.lmtp_connect import parse_server
 from tests.lmtp_server import LmtpTestServer, close, say, silent
@@ -75,7 +76,7 @@ async def test_a_user_stays_on_his_server_and_all_servers_have_users(make: Make)
 
 async def test_a_detail_and_upper_case_change_no_server(make: Make) -> None:
     async with three() as servers:
-        backend = make(*servers)
+        backend = make(*servers, user_of=lambda address: split_detail(address, "+")[0])
         for user in USERS[:10]:
             for form in (user, user.upper().replace("EXAMPLE.ORG", "example.org"), user.replace("@", "+list@")):
                 assert (await deliver(backend, form)).status is DELIVERED
