@@ -6,7 +6,7 @@ CR LF inside it would be a second reply.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MAX_REPLY_LINE_OCTETS = 2048  # RFC 5321 s4.5.3.1.5 says 512; servers exceed it, none needs more than this
 MAX_REPLY_LINES = 128
@@ -25,6 +25,7 @@ class Reply:
     code: int
     enhanced: str
     text: str
+    _lines: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def __str__(self) -> str:
         """Gives the reply as one line for logs and explanations."""
@@ -32,6 +33,11 @@ class Reply:
 
     def encode(self) -> bytes:
         """Give the lines as sent, each with CRLF; the enhanced code stands on every line (RFC 2034 s4)."""
+        if not self._lines:  # made once: a few constant replies are most of what is ever said
+            object.__setattr__(self, "_lines", self._make_lines())
+        return self._lines
+
+    def _make_lines(self) -> bytes:
         prefix = f"{self.enhanced} " if self.enhanced else ""
         *first, last = self.text.split("\n")
         lines = [f"{self.code}-{prefix}{line}\r\n" for line in first]

@@ -14,6 +14,7 @@ from typing import Protocol
 
 INPUT_HIGH_BYTES = 16384  # above it the socket is not read: a client cannot make us hold more than a read besides
 LINGER_S = 2.0
+ALARM_S = 60.0  # how far ahead the alarm is set: below the usual deadlines, so that none of them sets it anew
 
 
 class PeerGone(Exception):
@@ -30,6 +31,11 @@ class LineTooLong(Exception):
 
 class ContentReader(Protocol):
     """Takes content as it comes: smtp.data's DotReader and ChunkReader."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Tells that the content is over without another byte: a chunk of no octets."""
+        ...
 
     def feed(self, data: bytes) -> bytes | None:
         """Take bytes; give what follows the content once it is complete."""
@@ -51,6 +57,8 @@ class PeerStream:
         self._is_discarding = False
         self._output: list[bytes] = []
         self._waiter: asyncio.Future[bool] | None = None
+        self._deadline = 0.0  # of who waits, in loop time
+        self._alarm: asyncio.TimerHandle | None = None
         self._feed: Callable[[bytes], None] | None = None
         self.is_eof = False
         self.is_lost = False
@@ -173,9 +181,10 @@ class PeerStream:
         intake = _Intake(self, reader)
         self._feed = intake.feed
         try:
-            first = bytes(self._input)
-            self.drop_input()
-            intake.feed(first)  # even if empty: a chunk of no octets is complete at once
+            if self._input or reader.is_complete:
+                first = bytes(self._input)
+                self.drop_input()
+                intake.feed(first)
             window_end, window_octets = self._loop.time() + progress_timeout_s, 0
             while not intake.is_done:
                 if self._has_heard_all():
@@ -248,6 +257,13 @@ class PeerStream:
         Closing with input unread sends an RST, which destroys the reply just written before the client reads it.
         TLS cannot shut down one side: there the client is left to close first, but for a `linger_s` of 0 (QUIT).
         """
+        try:
+            await self._close_in_order(linger_s)
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+
+    async def _close_in_order(self, linger_s: float) -> None:
         transport = self._transport
         if transport is None or self.is_lost:
             return
@@ -271,15 +287,33 @@ class PeerStream:
             self.is_lost = True
 
     async def _wait(self, deadline: float) -> bool:
-        """Wait for a wake until `deadline`; tells whether one came."""
-        waiter: asyncio.Future[bool] = self._loop.create_future()
-        self._waiter = waiter
-        timer = self._loop.call_at(deadline, _expire, waiter)
+        """Wait for a wake until `deadline`; tells whether one came.
+
+        One alarm serves many waits: a timer made and cancelled for each would cost more than most commands.
+        """
+        self._waiter = self._loop.create_future()
+        self._deadline = deadline
+        if self._alarm is None or self._alarm.when() > deadline:
+            self._set_alarm()
         try:
-            return await waiter
+            return await self._waiter
         finally:
-            timer.cancel()
             self._waiter = None
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(min(self._deadline, self._loop.time() + ALARM_S), self._ring)
+
+    def _ring(self) -> None:
+        """End the wait if its deadline has passed; look again later if it has not."""
+        self._alarm = None
+        if self._waiter is None or self._waiter.done():
+            return
+        if self._loop.time() >= self._deadline:
+            self._waiter.set_result(False)
+        else:
+            self._set_alarm()
 
     def _has_heard_all(self) -> bool:
         return self.is_eof or self.is_lost
@@ -316,8 +350,3 @@ class _Intake:
     def _finish(self, rest: bytes, error: Exception | None) -> None:
         self.is_done, self.error = True, error
         self._stream.stop_content(rest)
-
-
-def _expire(waiter: asyncio.Future[bool]) -> None:
-    if not waiter.done():
-        waiter.set_result(False)
