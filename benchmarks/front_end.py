@@ -1,4 +1,4 @@
-"""The front end alone, with a handler that takes and forgets, beside stock aiosmtpd on uvloop: the same client, in turn.
+"""The front end alone, with a handler that takes and forgets, beside stock aiosmtpd on uvloop: same client, in turn.
 
 Server and client have a processor each. The client pipelines where the server offers it, as real
 senders do; what it costs without is shown too. Ratios are of messages (or MB) per second, at which
@@ -15,7 +15,7 @@ ROUNDS = 3
 SESSIONS = 20
 MIB = 1 << 20
 # name, arguments of the client, messages for mailflow and for aiosmtpd, bar
-WORKLOADS = (
+WORKLOADS: tuple[tuple[str, list[str], int, int, float | None], ...] = (
     ("4 KB, reused connections", ["--pipelining"], 20_000, 5_000, 5.0),
     ("4 KB, reused connections, no pipelining", [], 20_000, 5_000, None),
     ("4 KB, a connection per message", ["--pipelining", "--new-connections"], 6_000, 2_500, 3.0),
@@ -43,7 +43,7 @@ def run() -> list[Bar]:
         show(
             f"front end, {name}",
             [
-                f"{server:9s} {rate_of[server]:8.0f} messages/s, {statistics.median(costs[server]):7.3f} ms CPU a message"
+                f"{server:9s} {rate_of[server]:8.0f} messages/s, {statistics.median(costs[server]):7.3f} ms CPU each"
                 for server in rates
             ]
             + [f"ratio     {ratio:8.2f}"],

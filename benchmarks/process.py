@@ -31,9 +31,7 @@ class Program:
 @contextlib.contextmanager
 def run_program(module: str, *arguments: str, processor: int | None = None) -> Iterator[Program]:
     """Run it until the block ends, on one processor if that is named and the machine has more than one."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
-    )
+    process = _start([sys.executable, "-m", module, *arguments])
     try:
         if processor is not None:
             pin(process.pid, processor)
@@ -52,7 +50,7 @@ def pin(pid: int, processor: int) -> None:
 
 
 def read_tree_cpu(pid: int) -> float:
-    """Give user and system seconds of a process and all below it, those that have ended and were waited for included."""
+    """Give user and system seconds of a process and all below it, those it waited for included."""
     return sum(_own_cpu(member) for member in list_tree(pid))
 
 
@@ -74,13 +72,17 @@ def read_rss_bytes(pid: int) -> int:
 def run_load(port: int, arguments: Sequence[str], *, processor: int | None = None) -> str:
     """Run `benchmarks.smtp_load` to its end; give what it printed. Raises CalledProcessError."""
     command = [sys.executable, "-m", "benchmarks.smtp_load", "--port", str(port), *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL)
+    process = _start(command)
     if processor is not None:
         pin(process.pid, processor)
     printed, _ = process.communicate()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
     return printed
+
+
+def _start(command: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
 
 
 def _own_cpu(pid: int) -> float:

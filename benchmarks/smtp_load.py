@@ -77,7 +77,9 @@ class Session:
 class Load:
     """All sessions together."""
 
-    def __init__(self, port: int, transaction: list[Step], *, messages: int, sessions: int, reuses: bool, spins: bool) -> None:
+    def __init__(
+        self, port: int, transaction: list[Step], *, messages: int, sessions: int, reuses: bool, spins: bool
+    ) -> None:
         self._wait_s = 0 if spins else None
         self._address = ("127.0.0.1", port)
         self._transaction = transaction

@@ -139,8 +139,10 @@ class LmtpBackend:
         """Give the user's servers that are up, in his order, each with a deadline that leaves the next its share."""
         now = asyncio.get_running_loop().time
         end = now() + seconds
-        user = map_key(self._user_of(address))
-        servers = [server for server in order_servers(self._servers, user) if not server.is_down]
+        servers = self._servers
+        if len(servers) > 1:
+            servers = order_servers(servers, map_key(self._user_of(address)))
+        servers = [server for server in servers if not server.is_down]
         for left in range(len(servers), 0, -1):
             server = servers[len(servers) - left]
             if server.is_down and left > 1:  # since the list was made

@@ -12,9 +12,10 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
+from mailflow.smtp.waiter import Waiter
+
 INPUT_HIGH_BYTES = 16384  # above it the socket is not read: a client cannot make us hold more than a read besides
 LINGER_S = 2.0
-ALARM_S = 60.0  # how far ahead the alarm is set: below the usual deadlines, so that none of them sets it anew
 
 
 class PeerGone(Exception):
@@ -56,9 +57,7 @@ class PeerStream:
         self._is_write_paused = False
         self._is_discarding = False
         self._output: list[bytes] = []
-        self._waiter: asyncio.Future[bool] | None = None
-        self._deadline = 0.0  # of who waits, in loop time
-        self._alarm: asyncio.TimerHandle | None = None
+        self._waiter = Waiter(loop)
         self._feed: Callable[[bytes], None] | None = None
         self.is_eof = False
         self.is_lost = False
@@ -105,8 +104,7 @@ class PeerStream:
 
     def wake(self) -> None:
         """Let whoever waits look again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(True)
+        self._waiter.wake()
 
     # Called by the session.
 
@@ -169,7 +167,7 @@ class PeerStream:
         """
         if self._has_heard_all():
             raise PeerGone
-        if not await self._wait(deadline):
+        if not await self._waiter.wait(deadline):
             raise DeadlinePassed
 
     async def read_content(self, reader: ContentReader, *, progress_timeout_s: float, min_octets_per_s: float) -> None:
@@ -189,7 +187,7 @@ class PeerStream:
             while not intake.is_done:
                 if self._has_heard_all():
                     raise PeerGone
-                if await self._wait(min(window_end, intake.last_at + progress_timeout_s)):
+                if await self._waiter.wait(min(window_end, intake.last_at + progress_timeout_s)):
                     continue
                 now = self._loop.time()
                 if now >= intake.last_at + progress_timeout_s:
@@ -218,7 +216,7 @@ class PeerStream:
         while self._is_write_paused:
             if self.is_lost:
                 raise PeerGone
-            if not await self._wait(deadline):
+            if not await self._waiter.wait(deadline):
                 raise DeadlinePassed
 
     async def start_tls(self, owner: asyncio.Protocol, context: ssl.SSLContext, timeout_s: float) -> asyncio.Transport:
@@ -260,8 +258,7 @@ class PeerStream:
         try:
             await self._close_in_order(linger_s)
         finally:
-            if self._alarm is not None:
-                self._alarm.cancel()
+            self._waiter.close()
 
     async def _close_in_order(self, linger_s: float) -> None:
         transport = self._transport
@@ -274,7 +271,7 @@ class PeerStream:
         if transport.can_write_eof() and not self.is_eof:
             transport.write_eof()
         if linger_s:
-            while not self._has_heard_all() and await self._wait(deadline):
+            while not self._has_heard_all() and await self._waiter.wait(deadline):
                 pass
         if transport.get_write_buffer_size():  # close() alone would wait for ever for a client that does not read
             self._loop.call_at(deadline, self.abort)
@@ -285,35 +282,6 @@ class PeerStream:
         if self._transport is not None and not self.is_lost:  # asyncio's abort() fails on a transport that has ended
             self._transport.abort()
             self.is_lost = True
-
-    async def _wait(self, deadline: float) -> bool:
-        """Wait for a wake until `deadline`; tells whether one came.
-
-        One alarm serves many waits: a timer made and cancelled for each would cost more than most commands.
-        """
-        self._waiter = self._loop.create_future()
-        self._deadline = deadline
-        if self._alarm is None or self._alarm.when() > deadline:
-            self._set_alarm()
-        try:
-            return await self._waiter
-        finally:
-            self._waiter = None
-
-    def _set_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm = self._loop.call_at(min(self._deadline, self._loop.time() + ALARM_S), self._ring)
-
-    def _ring(self) -> None:
-        """End the wait if its deadline has passed; look again later if it has not."""
-        self._alarm = None
-        if self._waiter is None or self._waiter.done():
-            return
-        if self._loop.time() >= self._deadline:
-            self._waiter.set_result(False)
-        else:
-            self._set_alarm()
 
     def _has_heard_all(self) -> bool:
         return self.is_eof or self.is_lost
