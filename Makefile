@@ -35,7 +35,7 @@ apt_install() {
 endef
 export APT
 
-.PHONY: help demo test check lock clean
+.PHONY: help demo test check bench servers lock clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -44,7 +44,13 @@ demo: $(STAMP) ## The whole service on loopback, sample mail sent through it (AR
 	@$(VENV)/bin/mailflow demo $(ARGS)
 
 # Without the right to install servers the rest runs; the run's last lines say what was left out (tests/conftest.py).
-test: $(STAMP) ## All tests, with real servers from Debian (ARGS are pytest's)
+test: $(STAMP) servers ## All tests, with real servers from Debian (ARGS are pytest's)
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+bench: $(STAMP) servers ## Speed and memory beside peers, and the bars they are held to (ARGS: names of parts, --help)
+	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
+servers: $(STAMP)
 	@eval "$$APT"; missing=$$($(VENV)/bin/python tests/servers.py) || exit; \
 	if [ -n "$$missing" ]; then \
 		case " $$missing " in *" postfix "*) \
@@ -53,7 +59,6 @@ test: $(STAMP) ## All tests, with real servers from Debian (ARGS are pytest's)
 		esac; \
 		apt_install $$missing || true; \
 	fi
-	@$(VENV)/bin/python -m pytest $(ARGS)
 
 check: $(STAMP) ## Lint, format, types, architecture
 	$(VENV)/bin/ruff check

@@ -29,7 +29,7 @@ async def run() -> list[Bar]:
         async with MailflowProcess(Path(folder), config=CONFIG.format(port=sink.port)) as mailflow:
             load = ["--messages", str(MESSAGES), "--sessions", str(MESSAGES), "--size-bytes", str(SIZE_BYTES)]
             sending = asyncio.create_task(asyncio.to_thread(run_load, mailflow.mx_port, load))
-            delays_s = await asyncio.to_thread(_probe, mailflow.mx_port, sending)
+            delays_s = await asyncio.to_thread(probe_noop, mailflow.mx_port, sending)
             seconds = json.loads(await sending)["seconds"]
             sink.wait_for(MESSAGES)
     percentiles_ms = [1000 * value for value in statistics.quantiles(delays_s, n=100)]
@@ -44,7 +44,7 @@ async def run() -> list[Bar]:
     return [Bar("NOOP beside ten 20 MB messages, p99", p99_ms, MAX_P99_MS, "ms", is_ceiling=True)]
 
 
-def _probe(port: int, sending: "asyncio.Task[str]") -> list[float]:
+def probe_noop(port: int, sending: "asyncio.Task[str]") -> list[float]:
     """Say NOOP again and again until the load has ended; give how long each answer took, in seconds."""
     delays_s = []
     with socket.create_connection(("127.0.0.1", port)) as sock, sock.makefile("rb") as replies:

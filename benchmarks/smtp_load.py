@@ -11,6 +11,7 @@ import argparse
 import errno
 import json
 import select
+import signal
 import socket
 import sys
 import time
@@ -80,6 +81,7 @@ class Load:
     def __init__(
         self, port: int, transaction: list[Step], *, messages: int, sessions: int, reuses: bool, spins: bool
     ) -> None:
+        self.sent = 0
         self._wait_s = 0 if spins else None
         self._address = ("127.0.0.1", port)
         self._transaction = transaction
@@ -101,8 +103,13 @@ class Load:
                 if events & ~select.EPOLLOUT:
                     self._read(session)
 
+    def stop(self) -> None:
+        """Begin no other message."""
+        self._left = 0
+
     def _connect(self) -> None:
         self._left -= 1
+        self.sent += 1
         sock = socket.socket()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
@@ -141,6 +148,7 @@ class Load:
         """Begin another message on the session, or end it; tells whether it goes on."""
         if self._reuses and self._left:
             self._left -= 1
+            self.sent += 1
             session.steps, session.position = self._transaction, 0
             return True
         del self._open[session.sock.fileno()]
@@ -154,7 +162,8 @@ def main() -> None:
     """Send as the arguments say."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--messages", type=int, required=True)
+    parser.add_argument("--messages", type=int, default=sys.maxsize)
+    parser.add_argument("--seconds", type=int, default=0, help="begin no message after this time")
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--size-bytes", type=int, default=4096)
     parser.add_argument("--recipient", default="user@rcpt.example")
@@ -173,10 +182,13 @@ def main() -> None:
         reuses=not arguments.new_connections,
         spins=arguments.spin,
     )
+    if arguments.seconds:
+        signal.signal(signal.SIGALRM, lambda number, frame: load.stop())
+        signal.alarm(arguments.seconds)
     began = time.monotonic()
     load.run()
     figures = {
-        "messages": arguments.messages,
+        "messages": load.sent,
         "seconds": time.monotonic() - began,
         "cpu_s": time.process_time(),
     }

@@ -8,6 +8,7 @@ never a yes. Whoever is cancelled or fails in a transaction aborts the connectio
 Never retries and never decides what a reply means for the mail: deliver does.
 """
 
+import asyncio
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -136,6 +137,7 @@ class LmtpConnection:
             if batch_bytes + len(block) > MAX_SLICE_BYTES:
                 self._stream.write(b"".join(batch))
                 await self._stream.drain(deadline)
+                await asyncio.sleep(0)  # the other sessions have their turn, however fast the server reads
                 batch, batch_bytes = [], 0
             batch.append(stuffer.feed(block))
             batch_bytes += len(block)

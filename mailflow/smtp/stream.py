@@ -16,6 +16,7 @@ from mailflow.smtp.waiter import Waiter
 
 INPUT_HIGH_BYTES = 16384  # above it the socket is not read: a client cannot make us hold more than a read besides
 LINGER_S = 2.0
+TURN_BYTES = 65536  # after as much content at once the other sessions have their turn
 
 
 class PeerGone(Exception):
@@ -74,6 +75,8 @@ class PeerStream:
         if self._is_discarding:
             return
         if self._feed is not None:
+            if len(data) >= TURN_BYTES:
+                self._end_turn()
             self._feed(data)
             return
         self._input += data
@@ -282,6 +285,13 @@ class PeerStream:
         if self._transport is not None and not self.is_lost:  # asyncio's abort() fails on a transport that has ended
             self._transport.abort()
             self.is_lost = True
+
+    def _end_turn(self) -> None:
+        """Read on only when the loop has been round: libuv takes 8 MB of a fast client before it looks at others."""
+        if not self._is_reading_paused and self._transport:
+            self._transport.pause_reading()
+            self._is_reading_paused = True
+            self._loop.call_soon(self._resume_reading)
 
     def _has_heard_all(self) -> bool:
         return self.is_eof or self.is_lost

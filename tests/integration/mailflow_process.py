@@ -77,10 +77,11 @@ class NobodyKnows(asyncio.DatagramProtocol):
 class MailflowProcess:
     """One service; `config` is TOML without `hostname`, `[mx]`, `[admin]` and `[dns]`, `mx` further keys of `[mx]`.
 
-    One worker process unless `workers` says otherwise; the supervisor is `pid`.
+    One worker process unless `workers` says otherwise; the supervisor is `pid`. With `reads_log` False nobody reads
+    its log behind the ready event, as if the collector hung.
     """
 
-    def __init__(self, folder: Path, *, config: str, mx: str = "", workers: int = 1) -> None:
+    def __init__(self, folder: Path, *, config: str, mx: str = "", workers: int = 1, reads_log: bool = True) -> None:
         self.folder = folder
         self.mx_port = free_port()
         self.admin_port = free_port()
@@ -90,6 +91,7 @@ class MailflowProcess:
         self._config = config
         self._mx = mx
         self._workers = workers
+        self._reads_log = reads_log
         self._changed = asyncio.Event()  # a new one after every event of the log
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -166,6 +168,8 @@ class MailflowProcess:
         """Give the exit code once the process has ended and its whole log was read."""
         assert self._process is not None
         assert self._reading is not None
+        if not self._reads_log and self._reading.done():  # the pipe must be empty before the process counts as ended
+            self._reading = asyncio.create_task(self._read_events(self._process, to_the_end=True))
         async with asyncio.timeout(END_S):
             code = await self._process.wait()
             await self._reading
@@ -218,11 +222,13 @@ class MailflowProcess:
         )
         self._file.write_text(head + self._config)
 
-    async def _read_events(self, process: asyncio.subprocess.Process) -> None:
+    async def _read_events(self, process: asyncio.subprocess.Process, *, to_the_end: bool = False) -> None:
         assert process.stdout is not None
         async for line in process.stdout:
             self.events.append(json.loads(line))
             self._tell()
+            if not (self._reads_log or to_the_end) and self.events[-1]["event"] == "ready":
+                return
         self.has_ended = True
         self._tell()
 
