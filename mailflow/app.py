@@ -27,7 +27,7 @@ from mailflow.observe.cpu_strain import CpuStrainReader
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
 from mailflow.observe.pressure import MX_LEVELS, Pressure, PressureWatch, Shedder
-from mailflow.receive.backlog import answer_backlog, find_backlog_share
+from mailflow.receive.backlog import answer_backlog, read_backlog
 from mailflow.receive.door import Door
 from mailflow.receive.inbound import Inbound
 from mailflow.receive.limits import ConnectionLimits, LimitCounters, OwnLimits, SharedLimits
@@ -82,8 +82,8 @@ class Worker:
         self._mx = self._make_mx_service(self._plan)
         self.pressure = Pressure(read_strain=CpuStrainReader().read, read_backlog=self._read_backlog)
         self.mx_shedder = Shedder("mx", self.pressure, MX_LEVELS, draw=random.random)
-        self._pressure_watch = PressureWatch(self.pressure, [self.mx_shedder], on_probe=self._take_waiting)
-        self._mx_door = Door(self._mx, find_refusal=self.mx_shedder.find_refusal, on_shed=self._count_shed)
+        self._pressure_watch = PressureWatch(self.pressure, [self.mx_shedder], on_probe=self._refuse_waiting)
+        self._mx_door = Door(self._mx, find_refusal=self.mx_shedder.find_refusal, on_shed=self._count_refused)
         self._servers: list[tuple[socket.socket, asyncio.Server | ProxyListener]] = []
 
     @property
@@ -265,14 +265,17 @@ class Worker:
         )
 
     def _read_backlog(self) -> float:
-        return max((find_backlog_share(sock) for sock, _ in self._servers), default=0.0)
+        return max((read_backlog(sock).share for sock, _ in self._servers), default=0.0)
 
-    def _take_waiting(self) -> None:
-        """Take connections off the backlog ourselves while we shed: the loop takes one a turn, and turns are long."""
+    def _refuse_waiting(self) -> None:
         if self.mx_shedder.share and not self._mx.is_draining:
             for sock, server in self._servers:
-                if not isinstance(server, ProxyListener):
-                    self._mx_door.take_waiting(sock, self._sessions)
+                if not isinstance(server, ProxyListener):  # that accepts many a turn, and has to read who it is first
+                    self._mx_door.refuse_waiting(sock, self._sessions)
+
+    def _count_refused(self, reason: str) -> None:
+        self.mx_shedder.refused += 1
+        self._count_shed(reason)
 
     def _count_shed(self, reason: str) -> None:
         self._metrics.shed_total.labels(reason).inc()

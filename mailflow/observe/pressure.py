@@ -25,7 +25,7 @@ SMOOTHING_S = 2.0  # time constant of the mean lag: sustained overload shows wit
 MAX_LAG_S = 2.0  # what is later counts as this late, or the way back would be long
 MAX_WEIGHT_S = 1.0  # a probe stands for no more time than this
 GRACE_S = 5.0  # from the first probe on: modules are loaded, a backlog has gathered, other workers start as well
-STANDING_PROBES = 8  # a backlog that was there in each of so many, about a second, is no burst
+STANDING_PROBES = 24  # a backlog that was there in each of so many, about three seconds, is no burst
 CALM_S = 5.0  # shedding ends after so long below the level: no log of flapping, no herd let in by one good second
 
 # Evidence that the CPU is lacking: from the first share on, until the share is below the second.
@@ -114,7 +114,7 @@ class Pressure:
         self._read_at_s = -math.inf
         self._probed_at_s: float | None = None
         self._lag = LoopLag()
-        self._backlogs = deque([0.0] * STANDING_PROBES, maxlen=STANDING_PROBES)
+        self._backlogs = deque((0.0,) * STANDING_PROBES, maxlen=STANDING_PROBES)
         self._is_throttled = self._is_waiting = False
 
     @property
@@ -123,9 +123,14 @@ class Pressure:
         return self._lag.mean_s
 
     @property
-    def backlog(self) -> float:
-        """The standing backlog: what was there all the time."""
+    def standing_backlog(self) -> float:
+        """What has been in the backlog all the time: how full it was at least."""
         return min(self._backlogs)
+
+    @property
+    def backlog(self) -> float:
+        """How full the backlog is now. Refusing is fast: between two probes it would empty all of it."""
+        return self._read_backlog()
 
     @property
     def strain_cause(self) -> Cause | None:
@@ -171,46 +176,58 @@ class Shedder:
     def __init__(self, listener: str, pressure: Pressure, levels: Levels, *, draw: Callable[[], float]) -> None:
         self.draw = draw
         self.is_shedding = False
-        self.share = 0.0
-        self.cause = Cause.LOOP_LAG
         self._listener = listener
         self._pressure = pressure
         self._levels = levels
         self._began_at_s = self._pressed_at_s = 0.0
-        self._refused = 0
+        self.refused = 0  # since shedding began; counted by who refuses
+
+    @property
+    def share(self) -> float:
+        """The share of new connections to refuse now, 0 to 1."""
+        return max(self._find_shares()) if self.is_shedding else 0.0
 
     def find_refusal(self) -> str | None:
         """Give the reason (of mailflow_shed_total) to refuse the connection that comes now, None to take it."""
-        if not self.share or self.draw() >= self.share:
+        if not self.is_shedding:
             return None
-        self._refused += 1
-        return self.cause.value
+        by_lag, by_backlog = self._find_shares()
+        if self.draw() >= max(by_lag, by_backlog):
+            return None
+        return self._find_cause(by_lag, by_backlog).value
 
     def judge(self, now_s: float) -> None:
         """Begin or end shedding by what the last probe has shown."""
-        pressure = self._pressure
-        levels = self._levels.scaled(STRAINED_FACTOR) if pressure.strain_cause else self._levels
-        by_lag, by_backlog = levels.lag_s.find_share(pressure.lag_s), levels.backlog.find_share(pressure.backlog)
-        share = max(by_lag, by_backlog)
-        if share:
-            self._pressed_at_s = now_s
-            self.cause = pressure.strain_cause or (Cause.LOOP_LAG if by_lag >= by_backlog else Cause.BACKLOG)
-        if self.is_shedding and now_s - self._pressed_at_s >= CALM_S:
-            self._end(now_s)
-        elif not self.is_shedding and (
-            pressure.lag_s >= levels.lag_s.begin or pressure.backlog >= levels.backlog.begin
-        ):
+        if self.is_shedding:
+            if self.share:
+                self._pressed_at_s = now_s
+            elif now_s - self._pressed_at_s >= CALM_S:
+                self._end(now_s)
+            return
+        levels, pressure = self._levels_now(), self._pressure
+        if pressure.lag_s >= levels.lag_s.begin or pressure.standing_backlog >= levels.backlog.begin:
             self._begin(now_s)
-        self.share = share if self.is_shedding else 0.0
+
+    def _levels_now(self) -> Levels:
+        return self._levels.scaled(STRAINED_FACTOR) if self._pressure.strain_cause else self._levels
+
+    def _find_shares(self) -> tuple[float, float]:
+        """Give the shares that the lag and the backlog ask for."""
+        levels = self._levels_now()
+        return levels.lag_s.find_share(self._pressure.lag_s), levels.backlog.find_share(self._pressure.backlog)
+
+    def _find_cause(self, by_lag: float, by_backlog: float) -> Cause:
+        return self._pressure.strain_cause or (Cause.LOOP_LAG if by_lag >= by_backlog else Cause.BACKLOG)
 
     def _begin(self, now_s: float) -> None:
         self.is_shedding = True
-        self._began_at_s, self._refused = now_s, 0
+        self._began_at_s = self._pressed_at_s = now_s
+        self.refused = 0
         pressure = self._pressure
         log.warning(
             "shedding_begins",
             listener=self._listener,
-            reason=self.cause.value,
+            reason=self._find_cause(*self._find_shares()).value,
             loop_lag_s=round(pressure.lag_s, 3),
             backlog=round(pressure.backlog, 3),
             throttled=_rounded(pressure.strain.throttled),
@@ -220,7 +237,7 @@ class Shedder:
     def _end(self, now_s: float) -> None:
         self.is_shedding = False
         after_s = round(now_s - self._began_at_s, 1)
-        log.warning("shedding_ends", listener=self._listener, after_s=after_s, refused=self._refused)
+        log.warning("shedding_ends", listener=self._listener, after_s=after_s, refused=self.refused)
 
 
 class PressureWatch:

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import struct
+from dataclasses import dataclass
 
 from mailflow.smtp.server import SHUTTING_DOWN
 
@@ -11,15 +12,26 @@ TCP_INFO_OCTETS = 104
 TCP_INFO_QUEUE = struct.Struct("=24xII")
 
 
-def find_backlog_share(sock: socket.socket) -> float:
-    """Tell how full the backlog is, 0 to 1; 0 where the kernel does not tell."""
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How many connections wait to be accepted, and how many may."""
+
+    waiting: int = 0
+    most: int = 0
+
+    @property
+    def share(self) -> float:
+        """How full it is, 0 to 1."""
+        return min(1.0, self.waiting / self.most) if self.most else 0.0
+
+
+def read_backlog(sock: socket.socket) -> Backlog:
+    """Read the backlog of a listening socket; empty where the kernel does not tell."""
     try:
-        waiting, most = TCP_INFO_QUEUE.unpack_from(
-            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_OCTETS)
-        )
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_OCTETS)
+        return Backlog(*TCP_INFO_QUEUE.unpack_from(told))
     except (OSError, struct.error):
-        return 0.0
-    return min(1.0, waiting / most) if most else 0.0
+        return Backlog()
 
 
 def answer_backlog(sock: socket.socket) -> None:

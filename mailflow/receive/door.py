@@ -12,11 +12,12 @@ from typing import cast
 
 from mailflow.mail.reply import Reply
 from mailflow.observe.nursery import Nursery
+from mailflow.receive.backlog import read_backlog
 from mailflow.smtp.server import MAX_REFUSED_LINGERING, ProxiedPeer, SmtpService, SmtpSession
 from mailflow.smtp.stream import LINGER_S
 
 OVERLOADED = Reply(421, "4.3.2", "Too busy, try again later")
-TAKEN_AT_ONCE = 100  # then the sessions have their turn
+REFUSED_AT_ONCE = 300  # some 20 ms; then the sessions have their turn
 OVERLOADED_LINE = OVERLOADED.encode()
 
 
@@ -43,18 +44,27 @@ class Door:
         self._on_shed(reason)
         return RefusedConnection(self.lingering)
 
-    def take_waiting(self, sock: socket.socket, nursery: Nursery) -> None:
-        """Accept and let in, or refuse, up to TAKEN_AT_ONCE connections of a listening socket's backlog."""
-        for _ in range(TAKEN_AT_ONCE):
+    def refuse_waiting(self, sock: socket.socket, nursery: Nursery) -> None:
+        """Accept and refuse those of the listening socket's backlog who are to be; the others wait on.
+
+        The loop accepts one connection a turn, and under pressure turns are long: who is refused anyway would wait for
+        that, too. Nobody is let in here, as that would only make the turns longer.
+        """
+        for _ in range(min(read_backlog(sock).waiting, REFUSED_AT_ONCE)):
+            reason = self._find_refusal()
+            if reason is None:
+                continue
             try:
                 client, _ = sock.accept()
-            except OSError:  # none is left, or no descriptor is
+            except OSError:  # gone, or no descriptor is left
                 return
-            nursery.start(self._open(client), name="waiting connection")
+            self._on_shed(reason)
+            nursery.start(self._refuse(client), name="refusal")
 
-    async def _open(self, client: socket.socket) -> None:
+    async def _refuse(self, client: socket.socket) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(self, client)
+            loop = asyncio.get_running_loop()
+            await loop.connect_accepted_socket(lambda: RefusedConnection(self.lingering), client)
         except OSError:
             client.close()
 

@@ -10,8 +10,8 @@ import pytest
 
 from mailflow.mail.reply import Reply
 from mailflow.observe.nursery import Nursery
-from mailflow.receive.backlog import find_backlog_share
-from mailflow.receive.door import OVERLOADED, Door, RefusedConnection
+from mailflow.receive.backlog import Backlog, read_backlog
+from mailflow.receive.door import OVERLOADED, REFUSED_AT_ONCE, Door, RefusedConnection
 from mailflow.smtp.budget import ByteBudget
 from mailflow.smtp.server import MAX_REFUSED_LINGERING, ProxiedPeer, SmtpOptions, SmtpService, SmtpSession
 from mailflow.smtp.stream import LINGER_S
@@ -176,32 +176,47 @@ async def test_a_drain_says_what_it_always_says() -> None:
     assert site.shed == []
 
 
-async def test_waiting_clients_are_taken_off_the_backlog() -> None:
+async def test_of_the_waiting_those_are_refused_who_are_to_be_and_the_others_wait_on() -> None:
     site = Site()
+    reasons = iter(["loop_lag", None, "loop_lag"])
+    door = Door(site.service, find_refusal=lambda: next(reasons), on_shed=site.shed.append)
     with backlog_of(3, 10) as (sock, clients):
-        site.door.take_waiting(sock, site.nursery)
+        door.refuse_waiting(sock, site.nursery)
         await site.nursery.wait_empty(5)
-        for client in clients:
+        for client in clients[:2]:
             client.settimeout(5)
             assert await asyncio.to_thread(client.recv, 100) == OVERLOADED.encode()
+        assert read_backlog(sock) == Backlog(1, 10)
+        door.close()
+    assert site.shed == ["loop_lag"] * 2
+    assert not site.service.sessions, "letting in is for the loop, one a turn"
+
+
+async def test_a_flood_of_waiting_clients_leaves_the_sessions_their_turn() -> None:
+    site = Site()
+    with backlog_of(REFUSED_AT_ONCE + 5, 2 * REFUSED_AT_ONCE) as (sock, _):
+        site.door.refuse_waiting(sock, site.nursery)
+        assert read_backlog(sock).waiting == 5
+        await site.nursery.wait_empty(5)
         site.door.close()
-    assert site.shed == ["loop_lag"] * 3
+    assert len(site.shed) == REFUSED_AT_ONCE
 
 
 async def test_a_listener_that_is_closed_has_nobody_waiting() -> None:
     site = Site()
-    with backlog_of(0, 10) as (sock, _):
-        site.door.take_waiting(sock, site.nursery)
+    with backlog_of(1, 10) as (sock, _):
         sock.close()
-        site.door.take_waiting(sock, site.nursery)
-        assert find_backlog_share(sock) == 0
+        site.door.refuse_waiting(sock, site.nursery)
+        assert read_backlog(sock).share == 0
     assert not site.nursery
+    assert site.shed == []
 
 
 def test_how_full_the_backlog_is() -> None:
     with backlog_of(6, 8) as (sock, _):
-        assert find_backlog_share(sock) == 0.75
+        assert read_backlog(sock) == Backlog(6, 8)
+        assert read_backlog(sock).share == 0.75
         sock.accept()[0].close()
-        assert find_backlog_share(sock) == 0.625
+        assert read_backlog(sock).share == 0.625
     with socket.socket(socket.AF_UNIX) as other:
-        assert find_backlog_share(other) == 0
+        assert read_backlog(other).share == 0
