@@ -17,7 +17,7 @@ from mailflow.smtp.server import MAX_REFUSED_LINGERING, ProxiedPeer, SmtpService
 from mailflow.smtp.stream import LINGER_S
 
 OVERLOADED = Reply(421, "4.3.2", "Too busy, try again later")
-REFUSED_AT_ONCE = 300  # some 20 ms; then the sessions have their turn
+REFUSED_AT_ONCE = 300  # some 10 ms; then the sessions have their turn
 OVERLOADED_LINE = OVERLOADED.encode()
 
 
