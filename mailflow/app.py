@@ -233,7 +233,11 @@ class Worker:
         )
 
     def _make_backend(self, settings: config.Settings, table: BackendTable) -> Backend:
-        hostname, on_handoff = settings.hostname, self._observe_handoff
+        hostname, handoffs = settings.hostname, self._metrics.handoffs
+
+        def on_handoff(backend: str, outcome: str, seconds: float) -> None:
+            handoffs[backend, outcome].observe(seconds)
+
         user_of = AddressBook(_rules(settings)).strip_detail
         if isinstance(table, config.MaildirBackend):
             return MaildirBackend(
@@ -279,9 +283,6 @@ class Worker:
 
     def _count_shed(self, reason: str) -> None:
         self._metrics.shed_total.labels(reason).inc()
-
-    def _observe_handoff(self, backend: str, outcome: str, seconds: float) -> None:
-        self._metrics.handoff_seconds.labels(backend, outcome).observe(seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,16 +131,24 @@ class LmtpBackend:
                 continue
             except UnsafeContent as exc:
                 return self._report_all(envelope, OWN_FAULT, f"content has a {exc}", started)
-            settling = self._settle(server, lease, envelope, answers, started)
-            return await asyncio.shield(self._nursery.start(settling, name="LMTP answers"))
+            deadline = asyncio.get_running_loop().time() + self._reply_timeout_s
+            settle = partial(self._settle, server, lease, envelope, answers, started, deadline)
+            try:
+                return await settle()
+            except asyncio.CancelledError:
+                # Our final dot has left: the answers are heard all the same, though nobody waits for them.
+                self._nursery.start(settle(), name="LMTP answers")
+                raise
         return self._report_all(envelope, NOT_ANSWERING, "; ".join(faults) or ALL_DOWN, started)
 
     def _attempts(self, address: Address, seconds: float) -> Iterator[tuple[MailboxServer, float]]:
         """Give the user's servers that are up, in his order, each with a deadline that leaves the next its share."""
         now = asyncio.get_running_loop().time
         end = now() + seconds
-        user = map_key(self._user_of(address))
-        servers = [server for server in order_servers(self._servers, user) if not server.is_down]
+        servers = self._servers
+        if len(servers) > 1:
+            servers = order_servers(servers, map_key(self._user_of(address)))
+        servers = [server for server in servers if not server.is_down]
         for left in range(len(servers), 0, -1):
             server = servers[len(servers) - left]
             if server.is_down and left > 1:  # since the list was made
@@ -190,22 +198,27 @@ class LmtpBackend:
         envelope: Envelope,
         answers: list[Answer | None],
         started: float,
+        deadline: float,
     ) -> list[Outcome]:
-        """Read the answers that are still owed after the final dot, give the connection back, report."""
-        deadline = asyncio.get_running_loop().time() + self._reply_timeout_s
-        refused = list(answers)
+        """Read the answers that are still owed after the final dot, give the connection back, report.
+
+        Cancelled, it has kept in `answers` what it had read, and may be called again.
+        """
         fault = ""
         try:
-            for index, answer in enumerate(refused):
+            for index, answer in enumerate(answers):
                 if answer is None:
                     answers[index] = await lease.connection.read_answer(deadline=deadline)
             lease.connection.check_in_step()
-        except LmtpOutOfStep as exc:
-            answers, fault = refused, str(exc)  # whose answer was whose is not known any more
+        except LmtpOutOfStep as exc:  # whose answer was whose is not known any more: only refusals before it count
+            answers = [answer if answer and answer.stage is not Stage.CONTENT else None for answer in answers]
+            fault = str(exc)
         except LmtpError as exc:
             fault = str(exc)
-        finally:
+        except Exception:
             lease.release()
+            raise
+        lease.release()
         if fault:
             server.note_failure(fault)
         else:

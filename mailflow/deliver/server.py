@@ -118,6 +118,4 @@ def order_servers(servers: Sequence[MailboxServer], user: str) -> list[MailboxSe
 
     A server that is added or taken away moves only the users that it gains or had.
     """
-    if len(servers) == 1:
-        return list(servers)
     return sorted(servers, key=lambda server: hashlib.blake2b(f"{server.name} {user}".encode()).digest())

@@ -7,16 +7,9 @@ only while a query is outstanding, since a client may take minutes between MAIL 
 
 import asyncio
 import time
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
 
 from mailflow.dns.resolver import Answer, Clock, DnsFailure, DnsTemporary, RdType, Record, Resolver
-
-
-@runtime_checkable
-class _Peeking(Protocol):
-    """A resolver that can tell what it has at hand; of others, every question counts."""
-
-    def peek(self, name: str, rdtype: RdType | str) -> Answer[Record] | None: ...
 
 
 class BudgetedResolver:
@@ -30,7 +23,8 @@ class BudgetedResolver:
         self, resolver: Resolver, *, max_queries: int = 100, max_seconds: float = 20.0, clock: Clock = time.monotonic
     ) -> None:
         self._resolver = resolver
-        self._peeking = resolver if isinstance(resolver, _Peeking) else None
+        # Of a resolver that cannot tell what it has at hand, every question counts.
+        self._peek: Callable[[str, RdType | str], Answer[Record] | None] | None = getattr(resolver, "peek", None)
         self._queries_left = max_queries
         self._seconds_left = max_seconds
         self._clock = clock
@@ -39,7 +33,7 @@ class BudgetedResolver:
 
     async def resolve(self, name: str, rdtype: RdType | str) -> Answer[Record]:
         """Answer as the resolver behind it does, within the budget; see Resolver.resolve."""
-        if self._peeking is not None and (answer := self._peeking.peek(name, rdtype)) is not None:
+        if self._peek is not None and (answer := self._peek(name, rdtype)) is not None:
             return answer
         self._settle_time()
         if self._queries_left <= 0 or self._seconds_left <= 0:

@@ -20,7 +20,10 @@ _ATEXT = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~\-"
 _UTF8 = r"\u0080-\ud7ff\ue000-\U0010ffff"  # no surrogates: they have no UTF-8
 _DOT_STRING = re.compile(rf"[{_ATEXT}{_UTF8}]+(?:\.[{_ATEXT}{_UTF8}]+)*")
 _QUOTED_STRING = re.compile(rf'"((?:[\x20\x21\x23-\x5b\x5d-\x7e{_UTF8}]|\\[\x20-\x7e])*)"')
-_LDH_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?")
+_LDH = r"[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?"
+_LDH_LABEL = re.compile(_LDH)
+# Nearly every address is of this form, and needs no closer look than one match.
+_PLAIN_MAILBOX = re.compile(rf"([{_ATEXT}]+(?:\.[{_ATEXT}]+)*)@({_LDH}(?:\.{_LDH})*)")
 _QUOTED_PAIR = re.compile(r"\\(.)")
 _IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
 
@@ -59,6 +62,10 @@ def parse_mailbox(text: str) -> Address:
 
     Raises AddressSyntaxError; UTF-8 is accepted here, the caller knows whether SMTPUTF8 was asked for.
     """
+    plain = _PLAIN_MAILBOX.fullmatch(text)
+    if plain and plain.end(1) <= MAX_LOCAL_OCTETS and len(text) <= MAX_PATH_OCTETS - 2:
+        domain = plain[2].lower()
+        return Address(plain[1], domain, domain)
     local, rest = _take_local_part(text)
     if not rest.startswith("@"):
         raise AddressSyntaxError("no @ after the local part")

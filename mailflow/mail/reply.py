@@ -6,10 +6,12 @@ CR LF inside it would be a second reply.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 MAX_REPLY_LINE_OCTETS = 2048  # RFC 5321 s4.5.3.1.5 says 512; servers exceed it, none needs more than this
 MAX_REPLY_LINES = 128
+MAX_REMEMBERED_OCTETS = 80
 
 _REPLY_LINE = re.compile(rb"([2-5][0-5][0-9])(?:([ -])(.*))?", re.DOTALL)
 _ENHANCED = re.compile(r"\A([245]\.\d{1,3}\.\d{1,3})(?:\s+|\Z)", re.ASCII)
@@ -25,6 +27,7 @@ class Reply:
     code: int
     enhanced: str
     text: str
+    _lines: bytes = field(default=b"", init=False, repr=False, compare=False)
 
     def __str__(self) -> str:
         """Gives the reply as one line for logs and explanations."""
@@ -32,6 +35,11 @@ class Reply:
 
     def encode(self) -> bytes:
         """Give the lines as sent, each with CRLF; the enhanced code stands on every line (RFC 2034 s4)."""
+        if not self._lines:  # made once: a few constant replies are most of what is ever said
+            object.__setattr__(self, "_lines", self._make_lines())
+        return self._lines
+
+    def _make_lines(self) -> bytes:
         prefix = f"{self.enhanced} " if self.enhanced else ""
         *first, last = self.text.split("\n")
         lines = [f"{self.code}-{prefix}{line}\r\n" for line in first]
@@ -93,6 +101,10 @@ class ReplyReader:
         Raises ReplySyntaxError on anything that is no reply line, on a code that changes inside one
         reply, and on more than MAX_REPLY_LINES lines.
         """
+        if not self._lines and len(line) <= MAX_REMEMBERED_OCTETS:
+            reply = _parse_single(line)
+            if reply is not None:
+                return reply
         match = _REPLY_LINE.fullmatch(line)
         if not match or len(self._lines) >= MAX_REPLY_LINES:
             raise ReplySyntaxError("not a reply line" if not match else "reply has too many lines")
@@ -105,6 +117,14 @@ class ReplyReader:
             return None
         lines, self._lines = self._lines, []
         return _assemble(code, lines)
+
+
+@lru_cache(maxsize=256)  # servers repeat themselves: all but the answers to the final dot are always the same
+def _parse_single(line: bytes) -> Reply | None:
+    match = _REPLY_LINE.fullmatch(line)
+    if not match or match[2] == b"-":
+        return None
+    return _assemble(int(match[1]), [(match[3] or b"").decode("utf-8", "replace")])
 
 
 def _assemble(code: int, lines: list[str]) -> Reply:

@@ -7,6 +7,7 @@ no foreign character gets in unchecked: a Received field that a client can shape
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from mailflow.mail.address import Address
 
@@ -62,6 +63,11 @@ def delivered_to_field(recipient: Address) -> bytes:
 
 def format_date(at: float) -> str:
     """Give a Unix time in seconds as an RFC 5322 s3.3 date-time in UTC; never in the locale's words."""
+    return _format_second(int(at // 1))
+
+
+@lru_cache(maxsize=16)  # all mail of a second has the same
+def _format_second(at: int) -> str:
     t = datetime.fromtimestamp(at, UTC)
     return f"{_DAYS[t.weekday()]}, {t.day} {_MONTHS[t.month - 1]} {t:%Y %H:%M:%S} +0000"
 

@@ -27,6 +27,7 @@ __all__ = ["LineClass", "Log", "LogWriter", "log_decision", "open_log"]
 DEFAULT_BUFFER_BYTES = 8388608
 MAX_TRACEBACK_CHARS = 2400
 _LOG = structlog.get_logger()
+_writer: LogWriter | None = None
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -59,10 +60,6 @@ class Log(structlog.BoundLoggerBase):
         fields.setdefault("exc_info", True)
         self._log(logging.ERROR, "error", event, fields)
 
-    def decision(self, event: str, **fields: Any) -> None:
-        """Log what became of a mail, whatever the level."""
-        self._proxy_to_logger("decision", event, **fields)
-
     def _log(self, level: int, method: str, event: str, fields: dict[str, Any]) -> None:
         if level >= self._logger.threshold:
             self._proxy_to_logger(method, event, **fields)
@@ -79,18 +76,18 @@ def open_log(
 
     One at a time; close() of what is given flushes and stops it. The caller keeps the descriptor.
     """
+    global _writer  # noqa: PLW0603 - structlog's own configuration is as global
     threshold = _LEVELS[level]
     handler = _StandardHandler(max(threshold, logging.WARNING))
-    root = logging.getLogger()
     writer = LogWriter(
         fd,
         buffer_bytes=buffer_bytes,
         on_drop=on_drop,
         threshold=threshold,
-        on_close=lambda: root.removeHandler(handler),
+        on_close=lambda: _close(handler),
     )
-    handler.writer = writer
-    root.addHandler(handler)
+    handler.writer = _writer = writer
+    logging.getLogger().addHandler(handler)
     # aiosmtpd tells of every connection and every unknown command here: the sessions' own events say it once.
     logging.getLogger("mail.log").setLevel(logging.ERROR)
     structlog.configure(
@@ -103,16 +100,23 @@ def open_log(
     return writer
 
 
+def _close(handler: "_StandardHandler") -> None:
+    global _writer  # noqa: PLW0603
+    logging.getLogger().removeHandler(handler)
+    _writer = None
+
+
 def log_decision(event: str, **fields: Any) -> None:
     """Log what became of a mail (or of a command that named one): written at every level, dropped last."""
-    log = _LOG.bind()
-    (log.decision if isinstance(log, Log) else log.info)(event, **fields)
+    if _writer is None:
+        _LOG.info(event, **fields)
+    else:  # not by way of structlog, which costs as much again as the line: one is written for every message
+        _writer.decision(encode_line({"ts": _now(), "level": "info", "event": event, **fields}))
 
 
 def _render_line(_logger: Any, method: str, fields: MutableMapping[str, Any]) -> bytes:
     """Render structlog's event as a line: time, level, event, then the fields in the order given."""
-    level = "info" if method == "decision" else method
-    record = {"ts": _now(), "level": level, "event": fields.pop("event", "")}
+    record = {"ts": _now(), "level": method, "event": fields.pop("event", "")}
     exc_info = fields.pop("exc_info", None)
     record.update(fields)
     if exc_info:

@@ -3,8 +3,8 @@
 The pipe to the collector may stall for hours. The thread then hangs in write(); the event loop only
 ever appends to the buffer. When the buffer is full, lines go by class: debug first, decisions about
 mail last. O_NONBLOCK is never set on the descriptor: it would be set for every process that shares
-it. One write() per line, at most PIPE_BUF, so lines of several processes do not mix. A reader that
-went away (EPIPE) costs lines, never the service.
+it. Whole lines only, as many per write() as fit into PIPE_BUF, so lines of several processes do not
+mix. A reader that went away (EPIPE) costs lines, never the service.
 """
 
 import os
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import Any
 
-from mailflow.observe.log_line import encode_line
+from mailflow.observe.log_line import MAX_LINE_BYTES, encode_line
 
 # What a held line costs beyond its bytes: the objects around it. Memory is what the bound is about.
 LINE_OVERHEAD_BYTES = 160
@@ -23,6 +23,7 @@ LINE_OVERHEAD_BYTES = 160
 # An idle thread that wakes waits this long before it writes. Each write() gives up the interpreter lock and takes it
 # back from a busy event loop: done line by line as they come, that doubles what a line costs.
 LINGER_S = 0.02
+MAX_WRITE_BYTES = MAX_LINE_BYTES  # a write of no more is not torn apart by those of other processes
 
 
 class LineClass(IntEnum):
@@ -139,33 +140,40 @@ class LogWriter:
         return lost
 
     def _run(self) -> None:
-        while (taken := self._take()) is not None:
-            line, line_class = taken
+        while taken := self._take():
             try:
-                self._write_whole(line)
-            except OSError:  # the reader is gone, or the disk is full: this line is lost, the next may not be
-                self._on_drop(line_class.label)
+                self._write_whole(b"".join(line for line, _ in taken))
+            except OSError:  # the reader is gone, or the disk is full: these lines are lost, the next may not be
+                for _, line_class in taken:
+                    self._on_drop(line_class.label)
 
-    def _take(self) -> tuple[bytes, LineClass] | None:
-        """Take the oldest line, waiting for one; None where there will be no more."""
+    def _take(self) -> list[tuple[bytes, LineClass]]:
+        """Take the oldest lines, as many as one write may carry, waiting for one; none where there will be no more."""
         with self._changed:
             while not any(self._queues):
                 if self._is_closing:
-                    return None
+                    return []
                 self._is_idle = True
                 self._changed.wait()
                 self._is_idle = False
                 if not self._is_closing:
                     self._changed.wait(LINGER_S)  # woken early by close() alone
-            line_class = min((c for c in LineClass if self._queues[c]), key=lambda c: self._queues[c][0][0])
-            _number, line = self._queues[line_class].popleft()
-            self._held_bytes -= len(line) + LINE_OVERHEAD_BYTES
-            return line, line_class
+            taken: list[tuple[bytes, LineClass]] = []
+            room = MAX_WRITE_BYTES
+            while any(self._queues):
+                oldest = min((c for c in LineClass if self._queues[c]), key=lambda c: self._queues[c][0][0])
+                room -= len(self._queues[oldest][0][1])
+                if taken and room < 0:
+                    break
+                _number, line = self._queues[oldest].popleft()
+                self._held_bytes -= len(line) + LINE_OVERHEAD_BYTES
+                taken.append((line, oldest))
+            return taken
 
-    def _write_whole(self, line: bytes) -> None:
-        while line:
+    def _write_whole(self, data: bytes) -> None:
+        while data:
             try:
-                line = line[os.write(self._fd, line) :]
+                data = data[os.write(self._fd, data) :]
             except BlockingIOError:
                 # Somebody who shares the pipe made it non-blocking; here it blocks all the same.
                 poll = select.poll()

@@ -5,7 +5,10 @@ in one process (the demo, tests) do not add up. Label values come from our own c
 peer: each new value is a time series for ever.
 """
 
+from typing import TypeVar
+
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 
 from mailflow.observe.log_writer import LineClass
 from mailflow.observe.pressure import Cause
@@ -13,9 +16,26 @@ from mailflow.observe.pressure import Cause
 # From a local Maildir's fsync to the ten minutes RFC 1047 grants; handoff_deadline_s is 20 by default.
 HANDOFF_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60, 600)
 
+M = TypeVar("M", bound=MetricWrapperBase)
+
+
+class Series(dict[tuple[str, ...], M]):
+    """The series of a metric by their label values: finding one by `labels()` costs more than counting in it."""
+
+    def __init__(self, metric: M) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def __missing__(self, values: tuple[str, ...]) -> M:
+        series = self[values] = self._metric.labels(*values)
+        return series
+
 
 class Metrics:
-    """Every metric of the service; use as `metrics.shed_total.labels("connections").inc()`."""
+    """Every metric of the service; use as `metrics.shed_total.labels("connections").inc()`.
+
+    What is counted for every message is at hand by its label values: `metrics.messages["mx", "accept"].inc()`.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
@@ -108,6 +128,9 @@ class Metrics:
             self.log_dropped_total.labels(line_class.label)
         for cause in Cause:
             self.shed_total.labels(cause.value)
+        self.messages = Series(self.messages_total)
+        self.rcpts = Series(self.rcpt_total)
+        self.handoffs = Series(self.handoff_seconds)
 
     def count_log_drop(self, label: str) -> None:
         """Count one lost log line of the class `label`; any thread may call it."""

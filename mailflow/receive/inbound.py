@@ -96,7 +96,7 @@ class Inbound:
         verification = await self._handoff.verify_recipient(
             recipient, is_smtputf8=envelope.mail.is_smtputf8, may_relay=self._may_relay(session.ip)
         )
-        self._metrics.rcpt_total.labels(verification.status.value).inc()
+        self._metrics.rcpts[verification.status.value,].inc()
         if verification.status is RecipientStatus.GOOD and verification.deliver_to:
             envelope.recipients.append(Recipient(recipient, verification.deliver_to, verification.is_relayed))
             session.context.facts["rcpt_to"] = address
@@ -161,7 +161,7 @@ class Inbound:
         is_message: bool = True,
     ) -> None:
         if is_message:
-            self._metrics.messages_total.labels("mx", action).inc()
+            self._metrics.messages["mx", action].inc()
         log_decision(
             "message" if is_message else "command",
             action=action,
@@ -176,7 +176,8 @@ class Inbound:
 
     async def _trace(self, session: Client, envelope: Transaction, message_id: str) -> bytes:
         client_name = session.context.client_name
-        await asyncio.wait({client_name}, timeout=CLIENT_NAME_WAIT_S)
+        if not client_name.done():
+            await asyncio.wait({client_name}, timeout=CLIENT_NAME_WAIT_S)
         hop = Hop(
             helo=session.host_name or "",
             client_ip=session.ip,

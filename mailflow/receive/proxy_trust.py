@@ -63,6 +63,8 @@ class ProxyTrust:
 
 def is_in(networks: Networks, ip: str) -> bool:
     """Tell whether an address lies in one of the networks; IPv4 in IPv6 dress counts as IPv4, no address as outside."""
+    if not networks:
+        return False
     try:
         address = ip_address(ip.partition("%")[0])
     except ValueError:

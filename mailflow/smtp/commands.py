@@ -16,6 +16,8 @@ from mailflow.mail.reply import ProtocolError, Reply
 # to refuse mail for what the name says; what gets in is only what can do no harm in a trace field.
 _GREETING_NAME = re.compile(r"[A-Za-z0-9._:\-]{1,255}|\[[A-Za-z0-9.:\-]{1,255}\]")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([\x21-\x3c\x3e-\x7e\u0080-\U0010ffff]+))?")
+# What stands before the first `>` outside quotes; possessive, so that a quote without an end costs one pass.
+_PATH = re.compile(r'<((?:[^">]|"(?:[^"\\]|\\.)*+")*+)>', re.DOTALL)
 _CHUNK = re.compile(r"(\d{1,20})( LAST)?", re.IGNORECASE | re.ASCII)
 _SOURCE_ROUTE = re.compile(r"(@[^,:@<>\"]+(?:,@[^,:@<>\"]+)*):")
 
@@ -50,15 +52,14 @@ def split_command(line: bytes) -> tuple[str, str]:
 
     Raises ProtocolError where the line is not UTF-8 (RFC 6531 s3.2) or holds a control character.
     """
-    verb, _, argument = line.rstrip(b" \t").partition(b" ")
     try:
-        text = argument.decode()
-        name = verb.decode("ascii").upper()
+        verb, _, argument = line.rstrip(b" \t").decode().partition(" ")
     except UnicodeDecodeError as exc:
         raise ProtocolError(Reply(500, "5.5.2", "Syntax error: command is not UTF-8")) from exc
-    if not name.isalnum() or any(char < " " or char == "\x7f" for char in text.replace("\t", " ")):
+    name = verb.upper()
+    if not (name.isalnum() and verb.isascii() and (argument.isprintable() or not _has_control(argument))):
         raise ProtocolError(Reply(500, "5.5.2", "Syntax error"))
-    return name, text
+    return name, argument
 
 
 def parse_greeting(argument: str) -> str:
@@ -116,40 +117,21 @@ def refuse_argument(verb: str, argument: str) -> None:
 
 def _split_path(argument: str, keyword: str, *, is_extended: bool, syntax: str) -> tuple[str, dict[str, str | None]]:
     """Give what stands between the angle brackets and the parameters behind them."""
-    syntax_error = ProtocolError(Reply(501, "5.5.4", f"Syntax: {syntax}"))
-    if argument[: len(keyword)].upper() != keyword:
-        raise syntax_error
-    rest = argument[len(keyword) :]
-    end = _closing_bracket(rest)
-    if end < 0:
-        raise syntax_error
-    path, tail = rest[1:end], rest[end + 1 :]
-    if tail and (not is_extended or not tail.startswith(" ")):
-        raise syntax_error
+    path = _PATH.match(argument, len(keyword)) if argument[: len(keyword)].upper() == keyword else None
+    tail = argument[path.end() :] if path else ""
+    if path is None or (tail and (not is_extended or not tail.startswith(" "))):
+        raise ProtocolError(Reply(501, "5.5.4", f"Syntax: {syntax}"))
     parameters: dict[str, str | None] = {}
     for word in tail[1:].split(" ") if tail else ():
         match = _PARAMETER.fullmatch(word)
         if not match or match[1].upper() in parameters:
             raise ProtocolError(Reply(501, "5.5.4", "Syntax error in parameters"))
         parameters[match[1].upper()] = match[2]
-    return path, parameters
+    return path[1], parameters
 
 
-def _closing_bracket(text: str) -> int:
-    """Find the `>` that closes a path: one inside a quoted local part does not. -1 where there is none."""
-    if not text.startswith("<"):
-        return -1
-    in_quotes = is_escaped = False
-    for index, char in enumerate(text):
-        if is_escaped:
-            is_escaped = False
-        elif in_quotes and char == "\\":
-            is_escaped = True
-        elif char == '"':
-            in_quotes = not in_quotes
-        elif char == ">" and not in_quotes:
-            return index
-    return -1
+def _has_control(text: str) -> bool:
+    return any(char < " " or char == "\x7f" for char in text.replace("\t", " "))
 
 
 def _parse_path(path: str, *, enhanced: str, is_smtputf8: bool) -> Address:

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from enum import Enum
 
+from mailflow.smtp.newlines import ODD_CR, has_bare_cr, has_bare_lf
+
 _END = b"\r\n.\r\n"
 _ANY_NEWLINE = re.compile(rb"\r\n|\r|\n")
 
@@ -53,13 +55,17 @@ class Content:
         self._kept = bytearray()
         self._line_octets = 0
 
-    def add(self, block: bytes, *, unstuffs: bool) -> None:
-        """Take a block that ends inside no CRLF and, where it `unstuffs`, inside no CRLF-dot. Raises BareNewline."""
-        if self._has_bare_newline(block):
+    def add(self, block: bytes, *, unstuffs: bool, has_odd_cr: bool = True) -> None:
+        """Take a block that ends inside no CRLF and, where it `unstuffs`, inside no CRLF-dot. Raises BareNewline.
+
+        `has_odd_cr` False tells that every CR is known to be followed by LF, and no CRLF by a dot.
+        """
+        unstuffs = unstuffs and has_odd_cr
+        if self._has_bare_newline(block, has_odd_cr=has_odd_cr):
             if unstuffs:
                 block = block.replace(b"\r\n.", b"\r\n")
             block = _ANY_NEWLINE.sub(b"\r\n", block)
-        elif unstuffs and b"\r\n." in block:
+        elif unstuffs:
             block = block.replace(b"\r\n.", b"\r\n")
         if self.fault:
             return
@@ -85,11 +91,10 @@ class Content:
         content, self._kept = bytes(self._kept), bytearray()
         return content
 
-    def _has_bare_newline(self, block: bytes) -> bool:
-        crlf = block.count(b"\r\n")
+    def _has_bare_newline(self, block: bytes, *, has_odd_cr: bool) -> bool:
         if b"\0" in block:
             raise BareNewline("NUL")
-        if block.count(b"\n") == crlf and block.count(b"\r") == crlf:
+        if not (has_odd_cr and has_bare_cr(block)) and not has_bare_lf(block):
             return False
         if not self._normalizes_newlines:
             raise BareNewline("bare CR or LF")
@@ -113,6 +118,8 @@ class Content:
 class DotReader:
     """Reads DATA up to its final dot into a Content, undoing dot-stuffing (RFC 5321 s4.5.2)."""
 
+    is_complete = False  # before the final dot
+
     def __init__(self, content: Content) -> None:
         self.content = content
         # A dot on the very first line counts as one after a line end: begin as if a CRLF had just come.
@@ -122,20 +129,22 @@ class DotReader:
     def feed(self, data: bytes) -> bytes | None:
         """Take bytes; give what follows the final dot once it was seen, None before. Raises BareNewline."""
         data = self._held + data
-        end = data.find(_END)
-        if end >= 0:
-            self._add(data[: end + 2])
+        odd = ODD_CR.search(data)  # in nearly all mail the end itself is the first
+        end = data.find(_END, odd.start()) if odd else -1
+        if odd and end >= 0:
+            self._add(data[: end + 2], has_odd_cr=odd.start() < end)
             return data[end + len(_END) :]
         held = next((n for n in (4, 3, 2, 1) if data.endswith(_END[:n])), 0)
-        self._held = data[len(data) - held :]
-        self._add(data[: len(data) - held])
+        kept = len(data) - held
+        self._held = data[kept:]
+        self._add(data[:kept], has_odd_cr=bool(odd and odd.start() < kept))
         return None
 
-    def _add(self, block: bytes) -> None:
+    def _add(self, block: bytes, *, has_odd_cr: bool) -> None:
         if self._virtual and block:
             # The CRLF that was never sent: unstuff the first line by hand and forget it.
             block, self._virtual = block[self._virtual :].removeprefix(b"."), 0
-        self.content.add(block, unstuffs=True)
+        self.content.add(block, unstuffs=True, has_odd_cr=has_odd_cr)
 
 
 class ChunkReader:
@@ -150,12 +159,16 @@ class ChunkReader:
         self._missing_bytes = size_bytes
         self._is_last = is_last
 
+    @property
+    def is_complete(self) -> bool:
+        """Tells that every octet of the chunk has come."""
+        return not self._missing_bytes
+
     def feed(self, data: bytes) -> bytes | None:
         """Take bytes; give what follows the chunk once it is complete, None before. Raises BareNewline."""
         chunk, rest = data[: self._missing_bytes], data[self._missing_bytes :]
         self._missing_bytes -= len(chunk)
         block = self.held + chunk
-        is_complete = not self._missing_bytes
-        self.held = b"\r" if block.endswith(b"\r") and not (is_complete and self._is_last) else b""
+        self.held = b"\r" if block.endswith(b"\r") and not (self.is_complete and self._is_last) else b""
         self.content.add(block[: len(block) - len(self.held)], unstuffs=False)
-        return rest if is_complete else None
+        return rest if self.is_complete else None

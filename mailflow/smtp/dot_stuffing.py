@@ -7,6 +7,8 @@ that reads line ends loosely would see another message inside this one (`\n.\n`)
 
 from collections.abc import Iterable, Iterator
 
+from mailflow.smtp.newlines import has_bare_cr, has_bare_lf
+
 MAX_SLICE_BYTES = 65536
 
 
@@ -28,7 +30,10 @@ class DotStuffer:
         block = block.removesuffix(b"\r")
         if not block:
             return b""
-        _refuse_bare_newlines(block)
+        if has_bare_cr(block) or has_bare_lf(block):
+            raise UnsafeContent("bare CR or LF")
+        if b"\0" in block:
+            raise UnsafeContent("NUL")
         first_dot = b"." if self._is_at_line_start and block.startswith(b".") else b""
         self._is_at_line_start = block.endswith(b"\r\n")
         return first_dot + block.replace(b"\r\n.", b"\r\n..")
@@ -48,11 +53,3 @@ def iter_slices(pieces: Iterable[bytes]) -> Iterator[bytes]:
             continue
         for start in range(0, len(piece), MAX_SLICE_BYTES):
             yield piece[start : start + MAX_SLICE_BYTES]
-
-
-def _refuse_bare_newlines(block: bytes) -> None:
-    crlf = block.count(b"\r\n")
-    if block.count(b"\n") != crlf or block.count(b"\r") != crlf:
-        raise UnsafeContent("bare CR or LF")
-    if b"\0" in block:
-        raise UnsafeContent("NUL")

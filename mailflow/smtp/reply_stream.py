@@ -13,6 +13,7 @@ from typing import NoReturn, cast
 
 from mailflow.mail.reply import MAX_REPLY_LINE_OCTETS, Reply, ReplyReader, ReplySyntaxError, printable
 from mailflow.smtp.lmtp_errors import LmtpClosing, LmtpConnectionLost, LmtpError, LmtpOutOfStep, LmtpTimeout
+from mailflow.smtp.waiter import Waiter
 
 CLOSE_S = 5.0
 
@@ -30,7 +31,7 @@ class ReplyStream(asyncio.Protocol):
         self._reader = ReplyReader()
         self._replies: deque[Reply] = deque()
         self._owed = 0
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter = Waiter(loop)
         self._is_write_paused = False
         self.fault: LmtpError | None = None
         self.is_final_dot_sent = False
@@ -53,7 +54,7 @@ class ReplyStream(asyncio.Protocol):
         del self._input[:start]
         if len(self._input) > MAX_REPLY_LINE_OCTETS:
             self._fail(LmtpOutOfStep("reply line too long"))
-        self._wake()
+        self._waiter.wake()
 
     def eof_received(self) -> None:
         """The server has closed; what it still owes will not come."""
@@ -63,6 +64,7 @@ class ReplyStream(asyncio.Protocol):
         """The connection is gone, by either side."""
         self._transport = None
         self._fail(LmtpConnectionLost(f"connection lost: {exc}" if exc else "connection closed"))
+        self._waiter.close()
 
     def pause_writing(self) -> None:
         """The server does not read as fast as we write."""
@@ -71,7 +73,7 @@ class ReplyStream(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The server has read."""
         self._is_write_paused = False
-        self._wake()
+        self._waiter.wake()
 
     # Called by the dialogue.
 
@@ -162,20 +164,10 @@ class ReplyStream(asyncio.Protocol):
             self.fault = error
         if self._transport is not None:
             self._transport.abort()
-        self._wake()
+        self._waiter.wake()
 
     async def _wait(self, deadline: float, what: str) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            async with asyncio.timeout_at(deadline):
-                await self._waiter
-        except TimeoutError as exc:
+        if not await self._waiter.wait(deadline):
             self._fail(LmtpTimeout(f"waited too long for {what}"))
             assert self.fault is not None
-            raise self.fault from exc
-        finally:
-            self._waiter = None
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+            raise self.fault

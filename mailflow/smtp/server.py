@@ -44,7 +44,6 @@ RELIED_ON = (
     "pause_writing",
     "resume_writing",
     "push",
-    "_call_handler_hook",
     "_create_envelope",
     "_create_session",
     "_handle_client",
@@ -53,6 +52,10 @@ RELIED_ON = (
     "_set_rset_state",
 )
 
+SENDER_OK = Reply(250, "2.1.0", "Sender ok")
+RECIPIENT_OK = Reply(250, "2.1.5", "Recipient ok")
+SEND_CONTENT = Reply(354, "", "End data with <CR><LF>.<CR><LF>")
+OK = Reply(250, "2.0.0", "Ok")
 LOCAL_ERROR = Reply(451, "4.3.0", "Local error in processing, try again later")
 BARE_NEWLINE = Reply(521, "5.5.2", "Bare CR, bare LF or NUL received, see RFC 5321 section 2.3.8")
 SHUTTING_DOWN = Reply(421, "4.3.2", "Service shutting down, try again later")
@@ -330,7 +333,7 @@ class SmtpSession(SMTP):
         turn = 0
         while not self._is_closing:
             try:
-                line = await self._next_line()
+                line = None if self._must_drain() else self.stream.take_line() or await self._next_line()
                 if line is None:
                     await self.push(SHUTTING_DOWN)
                     return
@@ -346,27 +349,31 @@ class SmtpSession(SMTP):
         return self.service.is_draining and self.envelope.mail is None
 
     async def _next_line(self) -> bytes | None:
-        """Give the next command line; None where a drain ends the session before it."""
-        if self._must_drain():
-            return None
-        line = self.stream.take_line()
-        if line is None:
-            await self._flush()
-            # A deadline for the whole line: it does not begin again with each byte.
-            deadline = self.loop.time() + self.options.command_timeout_s
-            # Looked at before each wait: a line that came during the flush wakes nobody any more.
-            while (line := self.stream.take_line()) is None and not self._must_drain():
-                await self.stream.wait_input(deadline)
-        return line
+        """Send the replies and wait for the next command line; None where a drain ends the session before it."""
+        self.stream.flush()
+        if self.stream.is_write_paused:
+            await self._wait_writable()
+            if line := self.stream.take_line():  # one that came meanwhile wakes nobody any more
+                return line
+        # A deadline for the whole line: it does not begin again with each byte.
+        deadline = self.loop.time() + self.options.command_timeout_s
+        while not self._must_drain():
+            await self.stream.wait_input(deadline)
+            if line := self.stream.take_line():
+                return line
+        return None
 
     async def _flush(self) -> None:
         self.stream.flush()
         if self.stream.is_write_paused:
-            try:
-                await self.stream.wait_writable(self.loop.time() + self.options.command_timeout_s)
-            except DeadlinePassed as exc:
-                self.stream.abort()  # who does not read would not read a 421 either
-                raise PeerGone from exc
+            await self._wait_writable()
+
+    async def _wait_writable(self) -> None:
+        try:
+            await self.stream.wait_writable(self.loop.time() + self.options.command_timeout_s)
+        except DeadlinePassed as exc:
+            self.stream.abort()  # who does not read would not read a 421 either
+            raise PeerGone from exc
 
     async def _execute(self, line: bytes) -> None:
         """Run one command line and queue its reply."""
@@ -385,8 +392,10 @@ class SmtpSession(SMTP):
         except Exception:
             self._report_fault(self._verb)
             reply = LOCAL_ERROR
-        if reply is not None:
-            await (self._refuse(reply) if reply.code >= 400 else self.push(reply))
+        if reply is not None and reply.code >= 400:
+            await self._refuse(reply)
+        elif reply is not None:
+            self.stream.push(reply.encode())
         self._verb = self._argument = ""
 
     async def _refuse(self, reply: Reply) -> None:
@@ -423,9 +432,10 @@ class SmtpSession(SMTP):
 
     async def _hook(self, name: str, *args: Any) -> Reply | None:
         """Call a handler hook; None where there is none. aiosmtpd's handlers answer with a status line."""
-        if name not in self._handle_hooks:
+        hook = self._handle_hooks.get(name)
+        if hook is None:
             return None
-        status = await self._call_handler_hook(name, *args)
+        status = await hook(self, self.session, self.envelope, *args)
         if status is None or status is MISSING or isinstance(status, Reply):
             return status if isinstance(status, Reply) else None
         code, _, text = str(status).partition(" ")
@@ -495,16 +505,17 @@ class SmtpSession(SMTP):
         self._reserve_declared(mail)
         sender = "" if mail.reverse_path is None else str(mail.reverse_path)
         self.envelope.mail = mail
+        options = _parameters(argument)
         reply = None
         try:
-            reply = await self._hook("MAIL", sender, _parameters(argument)) or Reply(250, "2.1.0", "Sender ok")
+            reply = await self._hook("MAIL", sender, options) or SENDER_OK
         finally:
             # Also where the hook raised: a refused sender leaves nothing that RCPT could go on with.
             if reply is None or not reply.is_positive:
                 self._set_rset_state()
         if reply.is_positive:
             self.envelope.mail_from = sender
-            self.envelope.mail_options = _parameters(argument)
+            self.envelope.mail_options = options
             self.envelope.smtp_utf8 = mail.is_smtputf8
         return reply
 
@@ -519,7 +530,7 @@ class SmtpSession(SMTP):
         address = "postmaster" if rcpt.forward_path is None else str(rcpt.forward_path)
         self.envelope.rcpt = rcpt
         accepted = len(self.envelope.rcpt_tos)
-        reply = await self._hook("RCPT", address, _parameters(argument)) or Reply(250, "2.1.5", "Recipient ok")
+        reply = await self._hook("RCPT", address, _parameters(argument)) or RECIPIENT_OK
         # A hook written for aiosmtpd notes the recipient itself.
         if reply.is_positive and len(self.envelope.rcpt_tos) == accepted:
             self.envelope.rcpt_tos.append(address)
@@ -532,7 +543,7 @@ class SmtpSession(SMTP):
         if self.envelope.chunks:
             raise ProtocolError(Reply(503, "5.5.1", "BDAT has begun, DATA cannot follow"))
         self._need_room()
-        await self.push(Reply(354, "", "End data with <CR><LF>.<CR><LF>"))
+        self.stream.push(SEND_CONTENT.encode())
         await self._flush()
         content = self._new_content()
         await self._read_content(content, DotReader(content))
@@ -689,7 +700,7 @@ class SmtpSession(SMTP):
 
     async def _run_data_hook(self) -> Reply:
         try:
-            return await self._hook("DATA") or Reply(250, "2.0.0", "Ok")
+            return await self._hook("DATA") or OK
         except ProtocolError as error:
             self._is_closing = self._is_closing or error.closes
             return error.reply
@@ -710,7 +721,7 @@ def _unknown_verb(verb: str) -> ProtocolError:
 
 
 def _parameters(argument: str) -> list[str]:
-    return argument.rpartition(">")[2].split()
+    return [] if argument.endswith(">") else argument.rpartition(">")[2].split()
 
 
 def _status_line(status: Any) -> bytes:

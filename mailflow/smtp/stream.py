@@ -12,6 +12,8 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
+from mailflow.smtp.waiter import Waiter
+
 INPUT_HIGH_BYTES = 16384  # above it the socket is not read: a client cannot make us hold more than a read besides
 LINGER_S = 2.0
 
@@ -30,6 +32,11 @@ class LineTooLong(Exception):
 
 class ContentReader(Protocol):
     """Takes content as it comes: smtp.data's DotReader and ChunkReader."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Tells that the content is over without another byte: a chunk of no octets."""
+        ...
 
     def feed(self, data: bytes) -> bytes | None:
         """Take bytes; give what follows the content once it is complete."""
@@ -50,7 +57,7 @@ class PeerStream:
         self._is_write_paused = False
         self._is_discarding = False
         self._output: list[bytes] = []
-        self._waiter: asyncio.Future[bool] | None = None
+        self._waiter = Waiter(loop)
         self._feed: Callable[[bytes], None] | None = None
         self.is_eof = False
         self.is_lost = False
@@ -97,8 +104,7 @@ class PeerStream:
 
     def wake(self) -> None:
         """Let whoever waits look again."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(True)
+        self._waiter.wake()
 
     # Called by the session.
 
@@ -161,7 +167,7 @@ class PeerStream:
         """
         if self._has_heard_all():
             raise PeerGone
-        if not await self._wait(deadline):
+        if not await self._waiter.wait(deadline):
             raise DeadlinePassed
 
     async def read_content(self, reader: ContentReader, *, progress_timeout_s: float, min_octets_per_s: float) -> None:
@@ -173,14 +179,15 @@ class PeerStream:
         intake = _Intake(self, reader)
         self._feed = intake.feed
         try:
-            first = bytes(self._input)
-            self.drop_input()
-            intake.feed(first)  # even if empty: a chunk of no octets is complete at once
+            if self._input or reader.is_complete:
+                first = bytes(self._input)
+                self.drop_input()
+                intake.feed(first)
             window_end, window_octets = self._loop.time() + progress_timeout_s, 0
             while not intake.is_done:
                 if self._has_heard_all():
                     raise PeerGone
-                if await self._wait(min(window_end, intake.last_at + progress_timeout_s)):
+                if await self._waiter.wait(min(window_end, intake.last_at + progress_timeout_s)):
                     continue
                 now = self._loop.time()
                 if now >= intake.last_at + progress_timeout_s:
@@ -209,7 +216,7 @@ class PeerStream:
         while self._is_write_paused:
             if self.is_lost:
                 raise PeerGone
-            if not await self._wait(deadline):
+            if not await self._waiter.wait(deadline):
                 raise DeadlinePassed
 
     async def start_tls(self, owner: asyncio.Protocol, context: ssl.SSLContext, timeout_s: float) -> asyncio.Transport:
@@ -248,6 +255,12 @@ class PeerStream:
         Closing with input unread sends an RST, which destroys the reply just written before the client reads it.
         TLS cannot shut down one side: there the client is left to close first, but for a `linger_s` of 0 (QUIT).
         """
+        try:
+            await self._close_in_order(linger_s)
+        finally:
+            self._waiter.close()
+
+    async def _close_in_order(self, linger_s: float) -> None:
         transport = self._transport
         if transport is None or self.is_lost:
             return
@@ -258,7 +271,7 @@ class PeerStream:
         if transport.can_write_eof() and not self.is_eof:
             transport.write_eof()
         if linger_s:
-            while not self._has_heard_all() and await self._wait(deadline):
+            while not self._has_heard_all() and await self._waiter.wait(deadline):
                 pass
         if transport.get_write_buffer_size():  # close() alone would wait for ever for a client that does not read
             self._loop.call_at(deadline, self.abort)
@@ -269,17 +282,6 @@ class PeerStream:
         if self._transport is not None and not self.is_lost:  # asyncio's abort() fails on a transport that has ended
             self._transport.abort()
             self.is_lost = True
-
-    async def _wait(self, deadline: float) -> bool:
-        """Wait for a wake until `deadline`; tells whether one came."""
-        waiter: asyncio.Future[bool] = self._loop.create_future()
-        self._waiter = waiter
-        timer = self._loop.call_at(deadline, _expire, waiter)
-        try:
-            return await waiter
-        finally:
-            timer.cancel()
-            self._waiter = None
 
     def _has_heard_all(self) -> bool:
         return self.is_eof or self.is_lost
@@ -316,8 +318,3 @@ class _Intake:
     def _finish(self, rest: bytes, error: Exception | None) -> None:
         self.is_done, self.error = True, error
         self._stream.stop_content(rest)
-
-
-def _expire(waiter: asyncio.Future[bool]) -> None:
-    if not waiter.done():
-        waiter.set_result(False)

@@ -1,13 +1,13 @@
-"""A real Postfix of its own in a folder: takes mail by SMTP on loopback, hands all of it to one relay host.
+"""A real Postfix of its own in a folder: takes mail by SMTP on loopback, hands all of it on as its settings say.
 
-It shares nothing with a Postfix of the machine: configuration, queue, data and log are in the folder. No DNS, retries
-after a second, a relay host that does not answer is not put aside. Needs root, as Postfix does.
+It shares nothing with a Postfix of the machine: configuration, queue, data and log are in the folder. No DNS. Needs
+root, as Postfix does.
 """
 
 import contextlib
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.servers import free_port, require_program, require_root
@@ -38,9 +38,12 @@ smtp_tls_security_level = none
 smtp_dns_support_level = disabled
 notify_classes =
 in_flow_delay = 0
-relayhost = [127.0.0.1]:{relay_port}
-default_destination_concurrency_limit = 20
 initial_destination_concurrency = 20
+default_destination_concurrency_limit = 20
+"""
+# All mail to one relay host, retries after a second.
+RELAY = """\
+relayhost = [127.0.0.1]:{relay_port}
 # A restart of the relay host must cost a retry of what was tried meanwhile, not a pause for all of the mail.
 default_destination_concurrency_failed_cohort_limit = 0
 transport_retry_time = 1s
@@ -62,6 +65,7 @@ flush      unix  n - n 1000? 0 flush
 proxymap   unix  - - n - - proxymap
 proxywrite unix  - - n - 1 proxymap
 smtp       unix  - - n - - smtp
+lmtp       unix  - - n - - lmtp
 showq      unix  n - n - - showq
 error      unix  - - n - - error
 retry      unix  - - n - - error
@@ -73,10 +77,11 @@ postlog    unix-dgram n - n - 1 postlogd
 
 
 class Postfix:
-    """A running Postfix: the port of 127.0.0.1 where it takes mail, and its log."""
+    """A running Postfix: the port of 127.0.0.1 where it takes mail, its log, and its master process."""
 
-    def __init__(self, port: int, log: Path) -> None:
+    def __init__(self, port: int, log: Path, pid: int) -> None:
         self.port = port
+        self.pid = pid
         self.log = log
         self._read_bytes = 0
         self._removed = 0
@@ -90,10 +95,18 @@ class Postfix:
         self._removed += (whole_lines + newline).count(b": removed\n")
         return self._removed
 
+    def describe_rest(self, queue_ids: Iterable[str]) -> str:
+        """What is left in the queue, for people: the log's last lines of each message, and who is connected to whom."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        removed = {line.split(": ")[1] for line in lines if line.endswith(": removed")}
+        rest = [line for queue_id in set(queue_ids) - removed for line in lines if queue_id in line]
+        sockets = subprocess.run(["ss", "-tanop"], capture_output=True, text=True, check=False).stdout
+        return "\n".join([*rest[-40:], *(line for line in sockets.splitlines() if "TIME-WAIT" not in line)])
+
 
 @contextlib.contextmanager
-def run_postfix(*, relay_port: int) -> Iterator[Postfix]:
-    """Serve until the block ends; all mail goes to this port of 127.0.0.1."""
+def run_postfix(*, relay_port: int, settings: str = RELAY) -> Iterator[Postfix]:
+    """Serve until the block ends; all mail goes to this port of 127.0.0.1. `settings` are for main.cf."""
     require_root()
     program = require_program("postfix")
     # Not pytest's folder: its parents are closed to the user that Postfix runs as.
@@ -101,21 +114,21 @@ def run_postfix(*, relay_port: int) -> Iterator[Postfix]:
         folder = Path(name)
         folder.chmod(0o755)
         command = [program, "-c", str(folder / "etc")]
-        port = _write_settings(folder, relay_port)
+        port = _write_settings(folder, settings.format(relay_port=relay_port))
         started = subprocess.run([*command, "start"], capture_output=True, text=True, check=False)
         log = folder / "log"
         assert started.returncode == 0, f"{started.stdout}{started.stderr}{log.read_text() if log.exists() else ''}"
         try:
-            yield Postfix(port, log)
+            yield Postfix(port, log, int((folder / "queue/pid/master.pid").read_text(encoding="ascii")))
         finally:
             subprocess.run([*command, "stop"], capture_output=True, check=False)
 
 
-def _write_settings(folder: Path, relay_port: int) -> int:
+def _write_settings(folder: Path, settings: str) -> int:
     port = free_port()
     for name in ("etc", "queue", "data"):
         (folder / name).mkdir()
     subprocess.run(["chown", "postfix:", folder / "data"], check=True)
-    (folder / "etc/main.cf").write_text(MAIN.format(folder=folder, relay_port=relay_port), encoding="ascii")
+    (folder / "etc/main.cf").write_text(MAIN.format(folder=folder) + settings, encoding="ascii")
     (folder / "etc/master.cf").write_text(MASTER.format(port=port), encoding="ascii")
     return port

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -209,6 +210,8 @@ async def carry(
             wait_until, lambda: line.postfix.count_removed() >= len(messages), what="an empty queue", deadline_s=EMPTY_S
         )
     seconds = time.monotonic() - began
+    if line.postfix.count_removed() < len(messages):
+        print(line.postfix.describe_rest(sending.result().values()), file=sys.stderr)
     await line.sink.end()
     tokens = {queue_id: token for token, queue_id in sending.result().items()}
     log = line.postfix.log.read_text(encoding="utf-8", errors="replace")
