@@ -5,6 +5,7 @@ that were bound before it, and drains: SIGTERM ends in `drain`, never in the mid
 """
 
 import asyncio
+import random
 import socket
 import ssl
 import time
@@ -22,9 +23,12 @@ from mailflow.dns import Resolver, StubResolver
 from mailflow.mail.address import Address, parse_mailbox
 from mailflow.mail.address_book import AddressBook, AddressRules
 from mailflow.mail.domain_table import DomainTable
+from mailflow.observe.cpu_strain import CpuStrainReader
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
-from mailflow.receive.backlog import answer_backlog
+from mailflow.observe.pressure import MX_LEVELS, Pressure, PressureWatch, Shedder
+from mailflow.receive.backlog import answer_backlog, read_backlog
+from mailflow.receive.door import Door
 from mailflow.receive.inbound import Inbound
 from mailflow.receive.limits import ConnectionLimits, LimitCounters, OwnLimits, SharedLimits
 from mailflow.receive.listener import ProxyListener
@@ -72,10 +76,14 @@ class Worker:
         self._limits = ConnectionLimits(
             max_connections=settings.mx.max_connections,
             shared=shared_limits or _own_limits(settings),
-            on_shed=lambda reason: metrics.shed_total.labels(reason).inc(),
+            on_shed=self._count_shed,
         )
         self._plan = self._make_plan(settings, {})
         self._mx = self._make_mx_service(self._plan)
+        self.pressure = Pressure(read_strain=CpuStrainReader().read, read_backlog=self._read_backlog)
+        self.mx_shedder = Shedder("mx", self.pressure, MX_LEVELS, draw=random.random)
+        self._pressure_watch = PressureWatch(self.pressure, [self.mx_shedder], on_probe=self._refuse_waiting)
+        self._mx_door = Door(self._mx, find_refusal=self.mx_shedder.find_refusal, on_shed=self._count_refused)
         self._servers: list[tuple[socket.socket, asyncio.Server | ProxyListener]] = []
 
     @property
@@ -91,8 +99,9 @@ class Worker:
             if self.proxy_trust.is_used:
                 self._servers.append((sock, self._start_proxy_listener(sock)))
             else:
-                server = await loop.create_server(self._mx, sock=sock, backlog=ACCEPT_BACKLOG)
+                server = await loop.create_server(self._mx_door, sock=sock, backlog=ACCEPT_BACKLOG)
                 self._servers.append((sock, server))
+        self._pressure_watch.start()
 
     async def reload(self, settings: config.Settings, *, fallback: PemPair | None = None) -> None:
         """Take up another configuration between transactions: no session ends, nothing under way is disturbed.
@@ -123,6 +132,8 @@ class Worker:
         if not is_clean:
             log.warning("drain_cut", sessions=len(self._mx.sessions))
         await self._sessions.cancel_all()
+        self._pressure_watch.stop()
+        self._mx_door.close()
         # What is left has nobody who waits for it: its session was cut, it refreshes a memory, or asks for a name.
         await self._background.cancel_all()
         for _, backend in self._plan.backends.values():
@@ -133,7 +144,7 @@ class Worker:
 
     def _start_proxy_listener(self, sock: socket.socket) -> ProxyListener:
         listener = ProxyListener(
-            self._mx,
+            self._mx_door,
             sock,
             trust=self.proxy_trust,
             nursery=self._sessions,
@@ -146,6 +157,15 @@ class Worker:
         """Read the gauges."""
         self._metrics.sessions.set(len(self._mx.sessions))
         self._metrics.bytes_in_flight.set(self._budget.reserved_bytes)
+        self._metrics.shedding.set(self.mx_shedder.is_shedding)
+        self._metrics.loop_lag_seconds.set(self.pressure.lag_s)
+        self._metrics.backlog_ratio.set(self.pressure.backlog)
+        self._metrics.cpu_throttled_ratio.set(self.pressure.strain.throttled or 0)
+        self._metrics.cpu_waiting_ratio.set(self.pressure.strain.waiting or 0)
+
+    def describe_shedding(self) -> str | None:
+        """Give in words why new connections are shed, None where they are not."""
+        return f"sheds new connections: {self.pressure.describe()}" if self.mx_shedder.is_shedding else None
 
     def _make_plan(self, settings: config.Settings, running: Backends) -> "Plan":
         """Make what the settings ask for; of the `running` backends those that did not change are taken over."""
@@ -247,6 +267,22 @@ class Worker:
                 is_open
             ),
         )
+
+    def _read_backlog(self) -> float:
+        return max((read_backlog(sock).share for sock, _ in self._servers), default=0.0)
+
+    def _refuse_waiting(self) -> None:
+        if self.mx_shedder.share and not self._mx.is_draining:
+            for sock, server in self._servers:
+                if not isinstance(server, ProxyListener):  # that accepts many a turn, and has to read who it is first
+                    self._mx_door.refuse_waiting(sock, self._sessions)
+
+    def _count_refused(self, reason: str) -> None:
+        self.mx_shedder.refused += 1
+        self._count_shed(reason)
+
+    def _count_shed(self, reason: str) -> None:
+        self._metrics.shed_total.labels(reason).inc()
 
 
 @dataclass(frozen=True, slots=True)

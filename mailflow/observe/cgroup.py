@@ -3,7 +3,7 @@
 A Pod's limit is a quota of its cgroup; the processors of the machine say nothing about it. Both
 versions are read, also side by side (hybrid). Inside a container the path that /proc/self/cgroup
 tells may not exist under the mount: the mount's root then is the container's own cgroup. Whatever
-cannot be read counts as no limit. Never raises.
+cannot be read counts as no limit. Never raises. How far the CPU is used up: cpu_strain.py.
 """
 
 import math
@@ -21,8 +21,29 @@ def count_workers(root: Path = Path("/")) -> int:
 
 def read_cpu_quota(root: Path = Path("/")) -> float | None:
     """Give the CPUs that the tightest cgroup grants, None without a limit; `root` is where /proc and /sys are."""
-    quotas = [quota for folder in _cpu_cgroups(root) if (quota := _read_quota(folder)) is not None]
+    quotas = [quota for folder in find_cpu_cgroups(root) if (quota := _read_quota(folder)) is not None]
     return min(quotas, default=None)
+
+
+def find_cpu_cgroups(root: Path = Path("/")) -> list[Path]:
+    """Give the folders of our cgroup and of all above it, in each hierarchy that may limit the CPU."""
+    folders: list[Path] = []
+    for _, mount, own in _own_cgroups(root):
+        folders += [own, *(parent for parent in own.parents if parent == mount or mount in parent.parents)]
+    return folders
+
+
+def find_cpu_pressure(root: Path = Path("/")) -> Path | None:
+    """Give the file that tells how long tasks of our own cgroup wait for a CPU (PSI, v2), None without one.
+
+    Only a cgroup that lists this process is our own, and the uppermost one is nobody's: its file, like
+    /proc/pressure/cpu, speaks of the whole machine. A cgroup namespace calls ours "/" too, so names do not tell;
+    that the uppermost cgroup has no cgroup.events does.
+    """
+    for hierarchy, _, own in _own_cgroups(root):
+        if hierarchy == "v2" and (own / "cgroup.events").exists() and (own / "cpu.pressure").exists():
+            return own / "cpu.pressure" if str(os.getpid()) in _read_lines(own / "cgroup.procs") else None
+    return None
 
 
 def _read_quota(folder: Path) -> float | None:
@@ -36,19 +57,18 @@ def _read_quota(folder: Path) -> float | None:
         return None
 
 
-def _cpu_cgroups(root: Path) -> Iterator[Path]:
-    """Give the folders of our cgroup and of all above it, in each hierarchy that may limit the CPU."""
+def _own_cgroups(root: Path) -> Iterator[tuple[str, Path, Path]]:
+    """Give (hierarchy, its mount, the folder of our cgroup) of each hierarchy that may limit the CPU."""
     paths = dict(_own_paths(root))
-    for controllers, mount, mounted_root in _mounts(root):
-        path = paths.get(controllers)
+    for hierarchy, mount, mounted_root in _mounts(root):
+        path = paths.get(hierarchy)
         if path is None:
             continue
         below = os.path.relpath(path, mounted_root)  # a bind mount shows the hierarchy from somewhere below its root
         own = mount if below.startswith("..") else mount / below
         while not own.exists() and own != mount:
             own = own.parent
-        yield own
-        yield from (parent for parent in own.parents if parent == mount or mount in parent.parents)
+        yield hierarchy, mount, own
 
 
 def _own_paths(root: Path) -> Iterator[tuple[str, str]]:

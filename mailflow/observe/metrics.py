@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.metrics import MetricWrapperBase
 
 from mailflow.observe.log_writer import LineClass
+from mailflow.observe.pressure import Cause
 
 # From a local Maildir's fsync to the ten minutes RFC 1047 grants; handoff_deadline_s is 20 by default.
 HANDOFF_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60, 600)
@@ -72,6 +73,29 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self.shedding = Gauge(
+            "mailflow_shedding", "Workers that shed new connections for pressure.", registry=self.registry
+        )
+        self.loop_lag_seconds = Gauge(
+            "mailflow_loop_lag_seconds",
+            "How late the event loop of the latest worker is, smoothed.",
+            registry=self.registry,
+        )
+        self.backlog_ratio = Gauge(
+            "mailflow_backlog_ratio",
+            "How full the backlog of the fullest listening socket stands: connections nobody has accepted yet.",
+            registry=self.registry,
+        )
+        self.cpu_throttled_ratio = Gauge(
+            "mailflow_cpu_throttled_ratio",
+            "Share of the CPU quota's periods that were throttled in the last seconds; 0 without a quota.",
+            registry=self.registry,
+        )
+        self.cpu_waiting_ratio = Gauge(
+            "mailflow_cpu_waiting_ratio",
+            "Share of time in which tasks of the own cgroup waited for a CPU (PSI some avg10); 0 where nobody tells.",
+            registry=self.registry,
+        )
         self.limits_backend_up = Gauge(
             "mailflow_limits_backend_up",
             "1 while limits per client network are counted where limits.url says; 0: in this Pod alone meanwhile.",
@@ -102,6 +126,8 @@ class Metrics:
         for line_class in LineClass:
             # There from the start: a rate() over a series that begins with its first loss misses it.
             self.log_dropped_total.labels(line_class.label)
+        for cause in Cause:
+            self.shed_total.labels(cause.value)
         self.messages = Series(self.messages_total)
         self.rcpts = Series(self.rcpt_total)
         self.handoffs = Series(self.handoff_seconds)

@@ -19,7 +19,7 @@ from mailflow.observe.nursery import Nursery
 from mailflow.receive.proxy_trust import ProxyTrust
 from mailflow.smtp.proxy import read_proxy_header
 from mailflow.smtp.proxy_header import BadProxyHeader
-from mailflow.smtp.server import ProxiedPeer, SmtpService, SmtpSession
+from mailflow.smtp.server import ProxiedPeer
 
 NO_HEADER = Reply(421, "4.3.5", "The load balancer did not tell your address, try again later")
 ACCEPTS_PER_TURN = 100  # then the other sessions have their turn
@@ -33,18 +33,21 @@ log = structlog.get_logger()
 
 
 class ProxyListener:
-    """Accepts on `sock`, which is bound, for `service`. `on_missing()` hears of each trusted peer without header."""
+    """Accepts on `sock`, which is bound. `make_protocol` makes a connection's protocol from what its header told.
+
+    `on_missing()` hears of each trusted peer without header.
+    """
 
     def __init__(
         self,
-        service: SmtpService,
+        make_protocol: Callable[[ProxiedPeer | None], asyncio.BaseProtocol],
         sock: socket.socket,
         *,
         trust: ProxyTrust,
         nursery: Nursery,
         on_missing: Callable[[], object],
     ) -> None:
-        self._service = service
+        self._make_protocol = make_protocol
         self._sock = sock
         self._trust = trust
         self._nursery = nursery
@@ -108,7 +111,7 @@ class ProxyListener:
             self._waiting -= 1
         try:
             loop = asyncio.get_running_loop()
-            await loop.connect_accepted_socket(lambda: SmtpSession(self._service, proxied), client)
+            await loop.connect_accepted_socket(lambda: self._make_protocol(proxied), client)
         except OSError:
             client.close()
 

@@ -12,7 +12,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-LARGEST = frozenset({"mailflow_loop_lag_seconds", "mailflow_backend_circuit_open"})
+LARGEST = frozenset(
+    {
+        "mailflow_loop_lag_seconds",
+        "mailflow_backlog_ratio",
+        "mailflow_cpu_throttled_ratio",
+        "mailflow_cpu_waiting_ratio",
+        "mailflow_backend_circuit_open",
+    }
+)
 
 # Families as a worker sends them: [name, documentation, type, [[sample name, labels, value], …]].
 Snapshot = list[Any]

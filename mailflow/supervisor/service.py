@@ -39,6 +39,7 @@ from mailflow.supervisor.worker_main import pack_settings
 
 OTHER_DESCRIPTORS = 512  # mailbox servers, DNS, probes, files, refused clients that still read why
 TICK_S = 1.0
+MAX_DETAIL = 300  # characters of a worker's own words on /readyz
 SCRAPE_S = 0.5  # a worker that does not answer a scrape in this time is shown as it was last
 
 log = structlog.get_logger()
@@ -102,6 +103,7 @@ class Supervisor:
             max_sessions=settings.mx.max_connections_per_client,
             per_minute=settings.limits.connections_per_minute_per_client,
         )
+        self._shedding: dict[WorkerSlot, str] = {}  # why, in the worker's words
         self._shared: SharedCounters | None = None  # over all Pods, where limits.url names a server
         count = (settings.workers or count_workers()) if "mx" in settings.roles else 0
         mx = bind_slots(settings.mx.listen, count) if count else []
@@ -203,6 +205,10 @@ class Supervisor:
                 for other in self.slots:
                     if other is not slot:
                         other.send(message)
+            case "shedding" if message["detail"] is None:
+                self._shedding.pop(slot, None)
+            case "shedding":
+                self._shedding[slot] = str(message["detail"])[:MAX_DETAIL]
             case "reloaded" if message["fault"]:
                 log.error("reload_refused", slot=slot.number, reason=message["fault"])
             case "reloaded":
@@ -256,6 +262,7 @@ class Supervisor:
         """Give back what an ended worker held; keep what it had counted."""
         (self._shared or self._limits).release_holder(_holder(slot))
         self._merged.retire(slot)
+        self._shedding.pop(slot, None)
 
     def _tick(self) -> None:
         for slot in self.slots:
@@ -279,7 +286,9 @@ class Supervisor:
         return self._merged.render()
 
     def _details(self) -> list[str]:
-        return self._trust.describe() + (self._shared.describe() if self._shared else [])
+        # Shedding is no reason to be unready: a load that all Pods have would take all of them out at once.
+        shedding = [f"worker {slot.number} {why}" for slot, why in self._shedding.items()]
+        return self._trust.describe() + (self._shared.describe() if self._shared else []) + shedding
 
     def _find_dead_worker(self) -> str | None:
         stuck = [str(slot.pid) for slot in self.slots if slot.is_beyond_killing]

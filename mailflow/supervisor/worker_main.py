@@ -1,8 +1,8 @@
 """What runs inside a worker process: a Worker, told by the supervisor over the channel what to do.
 
 Started as `python -m mailflow.supervisor.worker_main FD`, FD being this end of the channel; the
-sockets it serves were inherited. It says when it serves, that it lives (each second) and what it
-counted, and drains when it is told to, on a SIGTERM of its own, or when the supervisor is gone:
+sockets it serves were inherited. It says when it serves, that it lives (each second), what it
+counted and whether it sheds, and drains when it is told to, on a SIGTERM of its own, or when the supervisor is gone:
 an orphan that went on would share the ports with the service's successor.
 """
 
@@ -71,6 +71,7 @@ class WorkerProcess:
         self._writer: LogWriter | None = None
         self._missed_reload: Message | None = None  # one that came while the worker was being made
         self._beats = 0
+        self._has_told_shedding = False
 
     async def run(self, channel: socket.socket) -> int:
         """Serve from the start message to the end of the drain; give the exit code."""
@@ -159,7 +160,15 @@ class WorkerProcess:
         if self._beats % BEATS_PER_SNAPSHOT == 0:
             message |= {"type": "metrics", "samples": self._snapshot()}
         self._channel.send(message)
+        self._tell_shedding()
         asyncio.get_running_loop().call_later(BEAT_S, self._beat)
+
+    def _tell_shedding(self) -> None:
+        """Say why new connections are shed, each second while they are, and once that they are not any more."""
+        detail = self._worker.describe_shedding() if self._worker else None
+        if detail or self._has_told_shedding:
+            self._channel.send({"type": "shedding", "detail": detail})
+        self._has_told_shedding = detail is not None
 
     def _snapshot(self) -> Snapshot:
         if self._worker:

@@ -40,6 +40,11 @@ def test_every_class_of_dropped_lines_is_there_before_the_first_loss() -> None:
     assert dropped == {("debug",): 0, ("info",): 0, ("warning",): 0, ("decision",): 1}
 
 
+def test_every_reason_of_pressure_is_there_before_the_first_refusal() -> None:
+    shed = {labels: value for (name, labels), value in samples(Metrics()).items() if name == "mailflow_shed_total"}
+    assert shed == {("loop_lag",): 0, ("backlog",): 0, ("throttled",): 0, ("cpu_pressure",): 0}
+
+
 def test_two_services_in_one_process_count_apart() -> None:
     one, other = Metrics(), Metrics()
     one.sessions.set(3)

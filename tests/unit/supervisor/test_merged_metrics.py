@@ -49,6 +49,19 @@ def test_an_open_circuit_is_one_however_many_workers_see_it() -> None:
     assert list(values(merged, "mailflow_backend_circuit_open").values()) == [1]
 
 
+def test_measures_of_pressure_are_the_worst_workers_and_those_that_shed_add_up() -> None:
+    merged = MergedMetrics()
+    for number, (lag_s, share, is_shedding) in enumerate([(0.1, 0.5, 0), (0.9, 0.6, 1), (0.4, 0.2, 1)]):
+        metrics = Metrics()
+        metrics.loop_lag_seconds.set(lag_s)
+        for gauge in (metrics.backlog_ratio, metrics.cpu_throttled_ratio, metrics.cpu_waiting_ratio):
+            gauge.set(share)
+        metrics.shedding.set(is_shedding)
+        merged.living[number] = take_snapshot(metrics.registry)
+    names = ("loop_lag_seconds", "backlog_ratio", "cpu_throttled_ratio", "cpu_waiting_ratio", "shedding")
+    assert [values(merged, f"mailflow_{name}")[frozenset()] for name in names] == [0.9, 0.6, 0.6, 0.6, 2]
+
+
 def test_a_worker_that_never_spoke_retires_without_a_trace() -> None:
     merged = MergedMetrics()
     merged.retire(1)
