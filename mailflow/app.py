@@ -43,8 +43,7 @@ ACCEPT_BACKLOG = 1024
 log = structlog.get_logger()
 
 BackendTable = config.LmtpBackend | config.MaildirBackend
-Subaddresses = tuple[tuple[tuple[str, ...], str], ...]  # the domains of each route, with their separator
-Backends = dict[str, tuple[tuple[BackendTable, Subaddresses], Backend]]  # by name, with what each was made from
+Backends = dict[str, tuple[BackendTable, Backend]]  # by name, with the table each was made from
 
 
 class Worker:
@@ -78,6 +77,7 @@ class Worker:
             shared=shared_limits or _own_limits(settings),
             on_shed=self._count_shed,
         )
+        self._rules = _rules(settings)
         self._plan = self._make_plan(settings, {})
         self._mx = self._make_mx_service(self._plan)
         self.pressure = Pressure(read_strain=CpuStrainReader().read, read_backlog=self._read_backlog)
@@ -113,7 +113,7 @@ class Worker:
         self._fallback = fallback
         plan = self._make_plan(settings, old.backends)
         await self._open(plan, old.backends)
-        self._plan = plan
+        self._plan, self._rules = plan, _rules(settings)
         self._mx.reconfigure(handler=plan.inbound, options=plan.options, tls=plan.tls)
         self._limits.max_connections = settings.mx.max_connections
         self._budget.limit_bytes = settings.limits.bytes_in_flight
@@ -170,12 +170,10 @@ class Worker:
     def _make_plan(self, settings: config.Settings, running: Backends) -> "Plan":
         """Make what the settings ask for; of the `running` backends those that did not change are taken over."""
         backends: Backends = {}
-        subaddresses = tuple((route.domains, route.subaddress) for route in settings.route)
         for table in settings.backend:
             before, backend = running.get(table.name, (None, None))
-            made_from = (table, subaddresses)
-            is_same = backend is not None and made_from == before and not _has_ca(table)  # the CA's file may be another
-            backends[table.name] = (made_from, backend if is_same and backend else self._make_backend(settings, table))
+            is_same = backend is not None and table == before and not _has_ca(table)  # the CA's file may have changed
+            backends[table.name] = (table, backend if is_same and backend else self._make_backend(settings, table))
         postmaster = parse_mailbox(settings.postmaster)
         router = Router(
             [_route(table) for table in settings.route],
@@ -238,7 +236,9 @@ class Worker:
         def on_handoff(backend: str, outcome: str, seconds: float) -> None:
             handoffs[backend, outcome].observe(seconds)
 
-        user_of = AddressBook(_rules(settings)).strip_detail
+        def user_of(address: Address) -> Address:
+            return self._rules.strip_detail(address)  # as they are then: the backend outlives a change of routes
+
         if isinstance(table, config.MaildirBackend):
             return MaildirBackend(
                 table.name,
@@ -304,9 +304,11 @@ def _route(table: config.RouteTable) -> Route:
     return Route(table.domains, table.backend, rules, catch_all)
 
 
-def _rules(settings: config.Settings) -> DomainTable[AddressRules]:
+def _rules(settings: config.Settings) -> AddressBook:
     """Give what a backend has to know of the routes: how addresses of each domain are read."""
-    return DomainTable((domain, _route(table).rules) for table in settings.route for domain in table.domains)
+    return AddressBook(
+        DomainTable((domain, _route(table).rules) for table in settings.route for domain in table.domains)
+    )
 
 
 def _smtp_options(settings: config.Settings, router: Router) -> SmtpOptions:

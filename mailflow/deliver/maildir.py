@@ -59,7 +59,7 @@ class MaildirBackend:
         self._user_of = user_of
         self._now = now
         self._on_handoff = on_handoff
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"maildir-{name}")
+        self._threads: ThreadPoolExecutor | None = ThreadPoolExecutor(THREADS, thread_name_prefix=f"maildir-{name}")
         self._making = threading.Lock()
         self._counter = itertools.count()
         # The host name is the service's, which Pods share, and all may be process 1: the random part tells them apart.
@@ -71,8 +71,10 @@ class MaildirBackend:
         await self._run(self._prepare)
 
     async def close(self) -> None:
-        """Take no more work; writes under way go on to their end."""
-        self._threads.shutdown(wait=False)
+        """Let the threads go; what transactions that began before still ask is done by the loop's own."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+            self._threads = None
 
     async def create_mailbox(self, address: Address) -> None:
         """Make the folder of `address`, if it is not there yet. Raises OSError.

@@ -127,6 +127,19 @@ async def test_a_worker_starts_anew_and_a_reload_is_refused_while_a_file_is_gone
         assert await asked_anew(mailflow, "info@example.org") == UNKNOWN
 
 
+async def test_a_reload_of_the_separator_changes_whose_mailbox_an_address_is(tmp_path: Path) -> None:
+    make_mailboxes(tmp_path / "mail", "alice@example.org")
+    async with MailflowProcess(tmp_path, config=site(subaddress="+")) as mailflow:
+        assert await asked_anew(mailflow, "alice+a@example.org") == TAKEN
+        assert await asked_anew(mailflow, "alice-a@example.org") == UNKNOWN
+        file = tmp_path / "mailflow.toml"
+        file.write_text(file.read_text().replace('subaddress = "+"', 'subaddress = "-"'))
+        mailflow.send_signal(signal.SIGHUP)
+        await mailflow.wait_event("worker_reloaded")
+        assert await asked_anew(mailflow, "alice+a@example.org") == UNKNOWN
+        assert await asked_anew(mailflow, "alice-a@example.org") == TAKEN
+
+
 async def test_unknown_users_go_to_the_catch_all_address(tmp_path: Path) -> None:
     make_mailboxes(tmp_path / "mail", "alice@example.org")
     async with MailflowProcess(tmp_path, config=site(catch_all="alice@example.org")) as mailflow:

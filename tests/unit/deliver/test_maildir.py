@@ -235,3 +235,13 @@ async def test_no_postmaster_is_made_on_a_volume_that_is_not_mounted(tmp_path: P
     assert not root.exists()
     verification = await backend.verify(parse_mailbox("alice@example.org"), is_smtputf8=False)
     assert verification.status is RecipientStatus.UNVERIFIABLE
+
+
+async def test_a_transaction_that_began_before_a_reload_is_delivered_by_the_backend_that_was_closed(
+    tmp_path: Path,
+) -> None:
+    backend = make(tmp_path, create=True)
+    await backend.open()
+    await backend.close()
+    assert (await deliver(backend)).status is DeliveryStatus.DELIVERED
+    assert len(files(tmp_path)) == 1
