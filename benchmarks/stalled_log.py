@@ -39,12 +39,12 @@ class Run:
     dropped: dict[str, int]
 
 
-async def run(seconds: int = SECONDS) -> list[Bar]:
-    """Measure, each run `seconds` long; give the bars."""
+async def run() -> list[Bar]:
+    """Measure; give the bars."""
     runs: dict[bool, list[Run]] = {True: [], False: []}
     for _ in range(PAIRS):
         for reads_log in (True, False):
-            runs[reads_log].append(await _measure(seconds, reads_log=reads_log))
+            runs[reads_log].append(await _measure(reads_log=reads_log))
     read, stalled = runs[True], runs[False]
     ratios = [b.cost_ms / a.cost_ms for a, b in zip(read, stalled, strict=True)]
     ratio = statistics.median(ratios)
@@ -52,7 +52,7 @@ async def run(seconds: int = SECONDS) -> list[Bar]:
     growth_mb = max(run.growth_mb for run in stalled)
     dropped = stalled[-1].dropped
     show(
-        f"stalled log collector, {PAIRS} pairs of {seconds} s, buffer of {BUFFER_BYTES >> 20} MB a process",
+        f"stalled log collector, {PAIRS} pairs of {SECONDS} s, buffer of {BUFFER_BYTES >> 20} MB a process",
         [
             f"read     {statistics.median(run.cost_ms for run in read):7.3f} ms CPU a message,"
             f" worst NOOP {max(run.worst_noop_ms for run in read):.0f} ms",
@@ -69,7 +69,7 @@ async def run(seconds: int = SECONDS) -> list[Bar]:
     ]
 
 
-async def _measure(seconds: int, *, reads_log: bool) -> Run:
+async def _measure(*, reads_log: bool) -> Run:
     with run_sink() as sink, TemporaryDirectory() as folder:
         config = CONFIG.format(port=sink.port) + f"[log]\nbuffer_bytes = {BUFFER_BYTES}\n"
         async with MailflowProcess(Path(folder), config=config, workers=WORKERS, reads_log=reads_log) as mailflow:
@@ -78,7 +78,7 @@ async def _measure(seconds: int, *, reads_log: bool) -> Run:
             memory = {pid: read_rss_bytes(pid) for pid in mailflow.worker_pids}
             cpu_s = read_tree_cpu(mailflow.pid)
             sending = asyncio.create_task(
-                asyncio.to_thread(run_load, mailflow.mx_port, [*load, "--seconds", str(seconds)])
+                asyncio.to_thread(run_load, mailflow.mx_port, [*load, "--seconds", str(SECONDS)])
             )
             delays_s = await asyncio.to_thread(probe_noop, mailflow.mx_port, sending)
             messages = json.loads(await sending)["messages"]
