@@ -373,6 +373,13 @@ route[2].map = "/loop.toml": allowed is another file than route[1].aliases
 """
 
 
+def test_a_catch_all_address_of_all_domains_is_a_fault_as_it_would_catch_nothing(folder: Path) -> None:
+    route = '\n[[route]]\ndomains = ["*"]\nbackend = "mailbox"\ncatch_all = "alice@example.org"\n'
+    assert list(faults_of(folder, MINIMAL + route).values()) == [
+        'route[1].catch_all = "alice@example.org": allowed is "" in a route of "*" alone'
+    ]
+
+
 def test_faults_inside_files_of_addresses_are_told_with_all_others(folder: Path) -> None:
     for name, text in FILES_OF_ADDRESSES.items():
         (folder / name).write_text(text)
