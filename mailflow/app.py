@@ -78,6 +78,7 @@ class Worker:
             on_shed=self._count_shed,
         )
         self._rules = _rules(settings)
+        self._reloading = asyncio.Lock()
         self._plan = self._make_plan(settings, {})
         self._mx = self._make_mx_service(self._plan)
         self.pressure = Pressure(read_strain=CpuStrainReader().read, read_backlog=self._read_backlog)
@@ -107,20 +108,21 @@ class Worker:
         """Take up another configuration between transactions: no session ends, nothing under way is disturbed.
 
         Backends whose table is the same stay, with their connections and what they know. Raises OSError or
-        ssl.SSLError; then all is as before.
+        ssl.SSLError; then all is as before. Of two at once the later holds.
         """
-        old = self._plan
-        self._fallback = fallback
-        plan = self._make_plan(settings, old.backends)
-        await self._open(plan, old.backends)
-        self._plan, self._rules = plan, _rules(settings)
-        self._mx.reconfigure(handler=plan.inbound, options=plan.options, tls=plan.tls)
-        self._limits.max_connections = settings.mx.max_connections
-        self._budget.limit_bytes = settings.limits.bytes_in_flight
-        kept = {id(backend) for _, backend in plan.backends.values()}
-        for _, backend in old.backends.values():
-            if id(backend) not in kept:
-                await backend.close()
+        async with self._reloading:
+            old = self._plan
+            self._fallback = fallback
+            plan = self._make_plan(settings, old.backends)
+            await self._open(plan, old.backends)
+            self._plan, self._rules = plan, _rules(settings)
+            self._mx.reconfigure(handler=plan.inbound, options=plan.options, tls=plan.tls)
+            self._limits.max_connections = settings.mx.max_connections
+            self._budget.limit_bytes = settings.limits.bytes_in_flight
+            kept = {id(backend) for _, backend in plan.backends.values()}
+            for _, backend in old.backends.values():
+                if id(backend) not in kept:
+                    await backend.close()
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new sessions, let transactions finish for `timeout_s` seconds, stop. False where something was cut."""

@@ -99,7 +99,7 @@ def _find_postmaster_faults(document: Document) -> Iterator[Fault]:
 
 
 def _find_catch_all_faults(document: Document) -> Iterator[Fault]:
-    """Mail for a catch-all address goes to a backend now; the way out comes later."""
+    """Mail for a catch-all address goes to a backend now; the way out comes later. Of "*" no user is ours to know."""
     domains = [domain for _key, _text, domain in _route_domains(document)]
     for index, table in _tables(document, "route"):
         text = table.get("catch_all", "")
@@ -107,7 +107,9 @@ def _find_catch_all_faults(document: Document) -> Iterator[Fault]:
             address = parse_mailbox(text)
         except ValueError:
             continue
-        if address and not any(_covers(domain, address.rpartition("@")[2]) for domain in domains):
+        if address and table.get("domains") == ["*"]:
+            yield Fault(f"route[{index}].catch_all", show_value(text), '"" in a route of "*" alone')
+        elif address and not any(_covers(domain, address.rpartition("@")[2]) for domain in domains):
             yield Fault(f"route[{index}].catch_all", show_value(text), "an address in a domain of the routes")
 
 

@@ -17,6 +17,8 @@ from urllib.parse import unquote
 import idna
 from pydantic import PlainValidator, ValidationInfo
 
+from mailflow.observe.file_stamp import read_bounded
+
 LISTEN = '"IPv4:PORT" or "[IPv6]:PORT", PORT 0 to 65535, 0: any free port'
 NAMESERVER = '"IPv4", "IPv4:PORT", "[IPv6]" or "[IPv6]:PORT"'
 LMTP_SERVER = '"HOST:PORT", "[IPv6]:PORT" or "unix:/path"'
@@ -186,8 +188,7 @@ def parse_file(value: object, info: ValidationInfo) -> Path | None:
         return None
     path = _resolve(text, info)
     try:
-        with path.open("rb") as file:
-            file.read(1)
+        read_bounded(path, 0)
     except OSError as exc:
         raise ValueError(f"a file that can be read ({exc.strerror or 'unreadable'})") from exc
     return path

@@ -97,7 +97,7 @@ class AddressFiles:
     # Below here: in a thread.
 
     def _read_changes(self, book: AddressBook, before: Stamps, refused: frozenset[Path]) -> _Look:
-        stamps = {path: _stamp_or_none(path) for path in self._readers}
+        stamps: dict[Path, FileStamp | None] = {path: _stamp_or_none(path) for path in self._readers}
         if stamps == before:
             return _Look(stamps, book, faults=dict.fromkeys(refused, ()))
         faults: dict[Path, Sequence[str]] = {}
@@ -110,6 +110,7 @@ class AddressFiles:
                     faults[path] = [str(fault) for fault in exc.faults]
                 except OSError as exc:
                     faults[path] = [f"cannot be read: {exc.strerror}"]
+                    stamps[path] = None  # that may pass without a change of the file: too many are open, a disk is away
         while fresh:
             candidate = book.with_maps(fresh)
             found = _check(candidate)

@@ -105,12 +105,6 @@ class Router:
         """One: with two, what one mailbox took and the other did not would need a store that owns the rest."""
         return 1
 
-    async def open(self) -> None:
-        """Make the backends ready, and read the files of addresses as they are now."""
-        for backend in self._backends.values():
-            await backend.open()
-        await self.read_files()
-
     async def read_files(self) -> None:
         """Read the files of addresses as they are now; a faulty one is told in the log, and the old one holds."""
         await self._files.refresh()
@@ -118,11 +112,6 @@ class Router:
     def refresh(self) -> None:
         """Look whether files of addresses changed, beside the mail; see Handoff."""
         self._files.look()
-
-    async def close(self) -> None:
-        """Close what the backends keep idle."""
-        for backend in self._backends.values():
-            await backend.close()
 
     async def verify_recipient(self, recipient: Address, *, is_smtputf8: bool, may_relay: bool) -> Verification:
         """Tell whether mail for `recipient` would be taken now; see Handoff."""

@@ -108,14 +108,20 @@ class AddressBook:
         entries = self.maps.get(rules.aliases, _NO_ENTRIES)
         exact = entries.find(address)
         if exact is not None:
-            return parse_mailbox(exact)
+            return _read_target(exact)
         user, detail = split_detail(address, rules.subaddress)
         found = entries.find(user) if user is not address else None
         if found is None:
             return None
-        target = parse_mailbox(found)
+        target = _read_target(found)
         target_rules = self.rules.find(target.ascii_domain)
         return add_detail(target, detail, target_rules.subaddress if target_rules else "")
+
+
+def _read_target(text: str) -> Address:
+    """Give the target with its domain in A-labels: whoever wrote to the alias may not have asked for SMTPUTF8."""
+    target = parse_mailbox(text)
+    return replace(target, domain=target.ascii_domain)
 
 
 def list_files(paths: Iterable[Path | None]) -> list[Path]:

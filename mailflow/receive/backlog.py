@@ -10,6 +10,8 @@ from mailflow.smtp.server import SHUTTING_DOWN
 # struct tcp_info of a listening socket: tcpi_unacked is how many connections wait, tcpi_sacked how many may.
 TCP_INFO_OCTETS = 104
 TCP_INFO_QUEUE = struct.Struct("=24xII")
+ANSWERED_AT_ONCE = 4096  # more than a backlog holds; a flood comes as fast as it is answered
+UNREAD_BYTES = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +39,10 @@ def read_backlog(sock: socket.socket) -> Backlog:
 def answer_backlog(sock: socket.socket) -> None:
     """Tell clients that were not accepted yet to come again.
 
-    Closing the socket, or leaving them waiting, would end in a reset or a timeout without a word.
+    Closing the socket, or leaving them waiting, would end in a reset or a timeout without a word. So would closing
+    with a PROXY header unread.
     """
-    while True:
+    for _ in range(ANSWERED_AT_ONCE):
         try:
             client, _ = sock.accept()
         except OSError:  # none is left, or no descriptor is
@@ -48,3 +51,4 @@ def answer_backlog(sock: socket.socket) -> None:
             client.setblocking(False)
             client.send(SHUTTING_DOWN.encode())
             client.shutdown(socket.SHUT_WR)
+            client.recv(UNREAD_BYTES)

@@ -292,13 +292,13 @@ class SmtpSession(SMTP):
 
     async def _handle_client(self) -> None:
         """Converse until one side ends it; then give back what the session held."""
-        refusal: Reply | None = SHUTTING_DOWN
+        refusal = SHUTTING_DOWN if self.service.is_draining else None
         is_counted = False
         try:
             # A load balancer's health checks are nobody's client: shed, they would take every client with them.
-            if not self.service.is_draining:
-                refusal = await self.service.admit(self.session.ip) if self.session.may_mail else None
-                is_counted = self.session.may_mail and refusal is None
+            if refusal is None and self.session.may_mail:
+                refusal = await self.service.admit(self.session.ip)
+                is_counted = refusal is None
             if refusal:
                 await self.push(refusal)
                 self.service.refused_lingering += 1

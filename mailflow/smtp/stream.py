@@ -8,6 +8,7 @@ else (a hand-off) is not disturbed.
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
 from typing import Protocol
@@ -272,7 +273,8 @@ class PeerStream:
         self.drop_input()
         deadline = self._loop.time() + linger_s
         if transport.can_write_eof() and not self.is_eof:
-            transport.write_eof()
+            with contextlib.suppress(OSError):  # asyncio's, of a connection whose reset it has not heard of yet
+                transport.write_eof()
         if linger_s:
             while not self._has_heard_all() and await self._waiter.wait(deadline):
                 pass

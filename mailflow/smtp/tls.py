@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mailflow.observe.file_stamp import FileStamp, read_stamp
+from mailflow.observe.file_stamp import FileStamp, read_bounded, read_stamp
+
+MAX_PEM_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class PemPair:
 
 def read_pair(certificate: Path, key: Path) -> PemPair:
     """Read a pair that a server could show. Raises OSError or ssl.SSLError."""
-    pair = PemPair(certificate.read_bytes(), key.read_bytes())
+    pair = PemPair(read_bounded(certificate, MAX_PEM_BYTES), read_bounded(key, MAX_PEM_BYTES))
     _load_pair(pair)
     return pair
 
@@ -54,6 +56,7 @@ class ServerTls:
         except (OSError, ssl.SSLError) as exc:
             if fallback is None:
                 raise
+            self._forget_unread(exc)
             self._context = _load_pair(fallback)
             on_reload(str(exc))
 
@@ -69,18 +72,26 @@ class ServerTls:
             if self._stamp:
                 self._on_reload(str(exc))
         if stamp != self._stamp:
+            is_told = not self._stamp  # that the files cannot be read
             self._stamp = stamp
             if stamp:
-                self._reload()
+                self._reload(is_told=is_told)
         return self._context
 
-    def _reload(self) -> None:
+    def _reload(self, *, is_told: bool) -> None:
         try:
             self._context = _load_pair(read_pair(*self._files))
         except (OSError, ssl.SSLError) as exc:
-            self._on_reload(str(exc))
+            self._forget_unread(exc)
+            if self._stamp or not is_told:
+                self._on_reload(str(exc))
         else:
             self._on_reload(None)
+
+    def _forget_unread(self, fault: OSError) -> None:
+        """Try again at the next handshake where the pair could not be read: that may pass without a change of it."""
+        if not isinstance(fault, ssl.SSLError):
+            self._stamp = ()
 
     def _read_stamp(self) -> tuple[FileStamp, ...]:
         return tuple(map(read_stamp, self._files))

@@ -104,6 +104,7 @@ class Supervisor:
             per_minute=settings.limits.connections_per_minute_per_client,
         )
         self._shedding: dict[WorkerSlot, str] = {}  # why, in the worker's words
+        self._reloading = asyncio.Lock()
         self._shared: SharedCounters | None = None  # over all Pods, where limits.url names a server
         count = (settings.workers or count_workers()) if "mx" in settings.roles else 0
         mx = bind_slots(settings.mx.listen, count) if count else []
@@ -159,12 +160,20 @@ class Supervisor:
         return is_clean
 
     def reload(self) -> None:
-        """Take up the configuration as it is now, or tell every fault and go on with the old one."""
-        try:
-            fresh = self._load()
-        except ConfigFaults as faults:
-            log.error("reload_refused", faults=[str(fault) for fault in faults.faults])
-            return
+        """Take up the configuration as it is now, or tell every fault and go on with the old one; returns at once."""
+        self._nursery.start(self._reload(), name="reload")
+
+    async def _reload(self) -> None:
+        async with self._reloading:  # one after the other: what was read last holds
+            try:
+                # In a thread: large files take a while, in which probes and every new client wait for us.
+                fresh = await asyncio.to_thread(self._load)
+            except ConfigFaults as faults:
+                log.error("reload_refused", faults=[str(fault) for fault in faults.faults])
+                return
+            self._take_up(fresh)
+
+    def _take_up(self, fresh: Settings) -> None:
         self.settings, refused = merge_reloaded(self.settings, fresh)
         if refused:
             log.error("reload_refused", keys=refused, reason="these keys change with a restart only")

@@ -158,6 +158,22 @@ async def test_a_faulty_configuration_changes_nothing(tmp_path: Path) -> None:
         assert (await MailClient.greeted(mailflow.mx_port)) is not None
 
 
+async def test_mail_and_probes_go_on_while_a_configuration_is_read(tmp_path: Path) -> None:
+    async with serve(tmp_path) as mailflow:
+        file = tmp_path / "mailflow.toml"
+        text = file.read_text()
+        file.unlink()
+        os.mkfifo(file)
+        mailflow.send_signal(signal.SIGHUP)
+        with await asyncio.to_thread(file.open, "w") as slow:  # opened once the reader is there
+            assert (await mailflow.get("/livez"))[0] == 200
+            client = await MailClient.greeted(mailflow.mx_port)
+            assert mailflow.named("worker_reloaded") == []
+            slow.write(text.replace('["example.org"]', '["new.example"]'))
+        await mailflow.wait_event("worker_reloaded")
+        assert (await client.ask("bob@new.example")).startswith("250 ")
+
+
 async def test_workers_end_with_their_supervisor(tmp_path: Path) -> None:
     async with serve(tmp_path, workers=2) as mailflow:
         mailflow.send_signal(signal.SIGKILL)

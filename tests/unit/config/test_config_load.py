@@ -373,6 +373,20 @@ route[2].map = "/loop.toml": allowed is another file than route[1].aliases
 """
 
 
+def test_a_pipe_in_place_of_a_file_is_a_fault_and_nobody_waits_for_a_writer(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    told = faults_of(folder, MINIMAL + 'aliases = "pipe"\n[tls]\ncertificate = "pipe"\nkey = "pipe"\n').values()
+    assert {text.partition(" = ")[0] for text in told} == {"route[0].aliases", "tls.certificate", "tls.key"}
+    assert all("a file that can be read (not a regular file)" in text for text in told)
+
+
+def test_a_catch_all_address_of_all_domains_is_a_fault_as_it_would_catch_nothing(folder: Path) -> None:
+    route = '\n[[route]]\ndomains = ["*"]\nbackend = "mailbox"\ncatch_all = "alice@example.org"\n'
+    assert list(faults_of(folder, MINIMAL + route).values()) == [
+        'route[1].catch_all = "alice@example.org": allowed is "" in a route of "*" alone'
+    ]
+
+
 def test_faults_inside_files_of_addresses_are_told_with_all_others(folder: Path) -> None:
     for name, text in FILES_OF_ADDRESSES.items():
         (folder / name).write_text(text)

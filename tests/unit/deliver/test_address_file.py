@@ -1,6 +1,8 @@
 """Files of addresses read again: what changed is taken up, what is faulty is told once, together is together."""
 
 import json
+import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +82,11 @@ def remove(site: Site) -> None:
     site.aliases.unlink()
 
 
+def make_pipe(site: Site) -> None:
+    site.aliases.unlink()
+    os.mkfifo(site.aliases)
+
+
 def make_loop(site: Site) -> None:
     write(site.aliases, {"info@example.org": "info@example.org"})
 
@@ -88,7 +95,7 @@ def lead_away(site: Site) -> None:
     write(site.aliases, {"info@example.org": "info@elsewhere.example"})
 
 
-@pytest.mark.parametrize("break_file", [break_toml, remove, make_loop, lead_away])
+@pytest.mark.parametrize("break_file", [break_toml, remove, make_pipe, make_loop, lead_away])
 async def test_a_faulty_file_keeps_the_old_contents_and_is_told_once(
     site: Site, break_file: Callable[[Site], None]
 ) -> None:
@@ -131,6 +138,21 @@ async def test_a_refused_file_is_tried_again_when_another_changes(site: Site) ->
     write(site.other, {})
     assert sorted(await site.refresh()) == [("addresses_reloaded", "aliases"), ("addresses_reloaded", "other")]
     assert site.target() == "x@other.example"
+
+
+async def test_a_file_that_could_not_be_read_for_want_of_descriptors_is_read_at_the_next_look(site: Site) -> None:
+    write(site.aliases, {"info@example.org": "bob@example.org"})
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptor = os.open(site.aliases, os.O_RDONLY)  # the lowest that is free
+    os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, limits[1]))
+    try:
+        assert await site.refresh() == [("addresses_not_reloaded", "aliases")]
+        assert await site.refresh() == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert await site.refresh() == [("addresses_reloaded", "aliases")]
+    assert site.target() == "bob@example.org"
 
 
 async def test_a_look_is_taken_once_a_second_and_nobody_waits_for_it(site: Site) -> None:

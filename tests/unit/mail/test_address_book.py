@@ -135,6 +135,15 @@ def test_a_chain_of_ten_is_followed_and_one_of_eleven_is_a_fault() -> None:
         follow(longer, "a0@example.org")
 
 
+def test_a_target_is_named_in_a_labels_as_mail_for_the_alias_may_be_ascii() -> None:
+    book = AddressBook(
+        DomainTable([("example.org", AddressRules(ALIASES))]),
+        {ALIASES: make_aliases({"info@example.org": "alice@bücher.example"})},
+    )
+    assert str(book.follow_aliases(parse_mailbox("info@example.org"))) == "alice@xn--bcher-kva.example"
+    assert str(book.follow_aliases(parse_mailbox("info+x@example.org"))) == "alice@xn--bcher-kva.example"
+
+
 def test_a_target_or_key_that_no_route_has_is_a_fault() -> None:
     book = make_book(
         {"a@example.org": "a@elsewhere.example", "b@other.example": "c@example.org", "d@x.example": "c@example.org"}

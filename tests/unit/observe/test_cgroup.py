@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mailflow.observe.cgroup import count_workers, read_cpu_quota
+from mailflow.observe.cgroup import count_workers, find_cpu_pressure, read_cpu_quota
 
 V2_MOUNT = "30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup rw"
 V1_MOUNT = "31 23 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct"
@@ -81,6 +81,13 @@ def test_a_bind_mount_begins_below_the_hierarchys_root(tmp_path: Path) -> None:
 def test_what_cannot_be_read_is_no_limit(tmp_path: Path, text: str) -> None:
     root = tree(tmp_path, cgroup="0::/\n", mounts=V2_MOUNT, **{"cpu-dot-max": text})
     assert read_cpu_quota(root) is None
+
+
+def test_a_path_that_cannot_be_looked_at_is_the_mounts_root(tmp_path: Path) -> None:
+    too_long = "x" * 300  # for the file system; it stands for whatever the kernel refuses
+    root = tree(tmp_path, cgroup=f"0::/{too_long}\n", mounts=V2_MOUNT, **{"cpu-dot-max": "150000 100000\n"})
+    assert read_cpu_quota(root) == 1.5
+    assert find_cpu_pressure(root) is None
 
 
 def test_a_machine_without_cgroups_has_no_limit(tmp_path: Path) -> None:

@@ -385,6 +385,21 @@ async def test_refused_client_is_told_why_and_not_counted_out() -> None:
     assert left == []
 
 
+async def test_a_fault_at_admission_is_no_refusal_that_lingers() -> None:
+    faults = Faults()
+    service = make_service(object(), faults)
+
+    async def fail(ip: str) -> Reply:
+        raise RuntimeError(ip)
+
+    service.admit = fail
+    client = connect(service)
+    assert await client.rest() == b"421 4.3.0 Local error, closing connection\r\n"
+    client.close()
+    assert await service.nursery.wait_empty(5)
+    assert (service.refused_lingering, faults.count) == (0, 1)
+
+
 # What a hostile client must not hold.
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -338,6 +339,17 @@ async def test_content_that_comes_slowly_but_above_the_rate_is_taken(connection:
         asyncio.get_running_loop().call_later(0.9, connection.writer.write, b"\r\n.\r\n")
         await asyncio.wait_for(reading, 5)
     assert set(content.take()) == set(b"x\r\n")
+
+
+async def test_client_that_reset_the_connection_a_moment_ago_is_closed_without_a_fault() -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as sock, socket.create_connection(sock.getsockname()) as client:
+        accepted, _ = sock.accept()
+        _, owner = await loop.connect_accepted_socket(Owner, accepted)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        await owner.stream.close_in_order()  # the loop has had no turn to hear of the reset
+    assert owner.stream.is_lost
 
 
 # STARTTLS.

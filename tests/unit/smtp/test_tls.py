@@ -1,5 +1,7 @@
 """The server's certificate: read again when what its name leads to changes, kept when the new one is bad."""
 
+import os
+import resource
 import ssl
 from pathlib import Path
 
@@ -114,6 +116,34 @@ def test_files_that_vanish_keep_the_old_pair_and_are_reported_once(secret: Path)
     (secret / "..data").symlink_to("..second")
     assert shown_certificate(tls.context()) == (secret / "..second/tls.crt").read_text()
     assert reports.faults[1:] == [None]
+
+
+def test_files_that_cannot_be_read_for_want_of_descriptors_are_read_at_the_next_handshake(secret: Path) -> None:
+    tls = open_tls(secret, reports := Reports())
+    old = tls.context()
+    point(secret / "..data", "..second")
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptor = os.open(secret, os.O_RDONLY)  # the lowest that is free
+    os.close(descriptor)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptor, limits[1]))
+    try:
+        assert [tls.context() for _ in range(3)] == [old] * 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(reports.faults) == 1
+    assert shown_certificate(tls.context()) == (secret / "..second/tls.crt").read_text()
+    assert reports.faults[1:] == [None]
+
+
+def test_a_pipe_in_place_of_a_key_keeps_the_old_pair_and_nobody_waits(tmp_path: Path) -> None:
+    write_pair(tmp_path)
+    tls = open_tls(tmp_path, reports := Reports())
+    old = tls.context()
+    (tmp_path / "tls.key").unlink()
+    os.mkfifo(tmp_path / "tls.key")
+    assert [tls.context() for _ in range(3)] == [old] * 3
+    (fault,) = reports.faults
+    assert "not a regular file" in (fault or "")
 
 
 def test_garbage_in_place_of_a_certificate_keeps_the_old_pair(tmp_path: Path) -> None:
