@@ -202,7 +202,10 @@ class PeerStream:
         finally:
             self._feed = None
         if intake.error:
-            raise intake.error
+            try:
+                raise intake.error
+            finally:
+                intake.error = None  # its traceback leads to the intake: a ring that would keep the content in memory
 
     def push(self, data: bytes) -> None:
         """Queue a reply; it leaves with the next flush."""
