@@ -294,7 +294,11 @@ class PeerStream:
         if not self._is_reading_paused and self._transport:
             self._transport.pause_reading()
             self._is_reading_paused = True
-            self._loop.call_soon(self._resume_reading)
+            self._loop.call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        if len(self._input) <= INPUT_HIGH_BYTES:  # else the content is over, and much came behind it
+            self._resume_reading()
 
     def _has_heard_all(self) -> bool:
         return self.is_eof or self.is_lost
