@@ -114,8 +114,13 @@ class Worker:
             old = self._plan
             self._fallback = fallback
             plan = self._make_plan(settings, old.backends)
-            await self._open(plan, old.backends)
-            self._plan, self._rules = plan, _rules(settings)
+            old_rules, self._rules = self._rules, _rules(settings)  # the postmaster's mailbox is made by the new ones
+            try:
+                await self._open(plan, old.backends)
+            except BaseException:
+                self._rules = old_rules
+                raise
+            self._plan = plan
             self._mx.reconfigure(handler=plan.inbound, options=plan.options, tls=plan.tls)
             self._limits.max_connections = settings.mx.max_connections
             self._budget.limit_bytes = settings.limits.bytes_in_flight

@@ -128,6 +128,7 @@ class LmtpBackend:
                 lease, answers = await self._hand_over(server, envelope, body, deadline)
             except LmtpError as exc:
                 faults.append(f"{server.name}: {exc}")
+                exc.__traceback__ = None  # the connection knows its fault: a ring that would keep the body in memory
                 continue
             except UnsafeContent as exc:
                 return self._report_all(envelope, OWN_FAULT, f"content has a {exc}", started)
@@ -137,7 +138,8 @@ class LmtpBackend:
                 return await settle()
             except asyncio.CancelledError:
                 # Our final dot has left: the answers are heard all the same, though nobody waits for them.
-                self._nursery.start(settle(), name="LMTP answers")
+                settling = self._nursery.start(settle(), name="LMTP answers")
+                settling.add_done_callback(partial(_release, lease))  # cut as well, perhaps before it began
                 raise
         return self._report_all(envelope, NOT_ANSWERING, "; ".join(faults) or ALL_DOWN, started)
 
@@ -309,6 +311,10 @@ class LmtpBackend:
             tls_context=self._tls_context,
             deadline=min(deadline, loop.time() + self._connect_timeout_s),
         )
+
+
+def _release(lease: Lease, _task: asyncio.Task[list[Outcome]]) -> None:
+    lease.release()
 
 
 def _have_ascii_local_parts(*addresses: Address | None) -> bool:

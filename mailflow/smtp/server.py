@@ -583,11 +583,11 @@ class SmtpSession(SMTP):
         refuse_argument("RSET", argument)
         self._set_rset_state()
         await self._hook("RSET")
-        return Reply(250, "2.0.0", "Ok")
+        return OK
 
     async def smtp_NOOP(self, argument: str) -> Reply:
         """NOOP (s4.1.1.9); an argument is ignored."""
-        return Reply(250, "2.0.0", "Ok")
+        return OK
 
     async def smtp_VRFY(self, argument: str) -> Reply:
         """VRFY (s3.5.3): nobody learns here which mailboxes exist."""

@@ -203,7 +203,10 @@ class PeerStream:
         finally:
             self._feed = None
         if intake.error:
-            raise intake.error
+            try:
+                raise intake.error
+            finally:
+                intake.error = None  # its traceback leads to the intake: a ring that would keep the content in memory
 
     def push(self, data: bytes) -> None:
         """Queue a reply; it leaves with the next flush."""
@@ -293,7 +296,11 @@ class PeerStream:
         if not self._is_reading_paused and self._transport:
             self._transport.pause_reading()
             self._is_reading_paused = True
-            self._loop.call_soon(self._resume_reading)
+            self._loop.call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        if len(self._input) <= INPUT_HIGH_BYTES:  # else the content is over, and much came behind it
+            self._resume_reading()
 
     def _has_heard_all(self) -> bool:
         return self.is_eof or self.is_lost

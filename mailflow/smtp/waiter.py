@@ -13,19 +13,20 @@ ALARM_S = 60.0  # how far ahead the alarm is set: below the usual deadlines, so 
 class Waiter:
     """The waits of one connection. Deadlines are in loop time, seconds."""
 
-    __slots__ = ("_alarm", "_deadline", "_loop", "_waiting")
+    __slots__ = ("_alarm", "_deadline", "_loop", "_rings_at", "_waiting")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: asyncio.Future[bool] | None = None
         self._deadline = 0.0
-        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.Handle | None = None
+        self._rings_at = 0.0  # the alarm, which does not always know: uvloop makes no timer of what is due at once
 
     async def wait(self, deadline: float) -> bool:
         """Wait for a wake until `deadline`; tells whether one came."""
         self._waiting = self._loop.create_future()
         self._deadline = deadline
-        if self._alarm is None or self._alarm.when() > deadline:
+        if self._alarm is None or self._rings_at > deadline:
             self._set_alarm()
         try:
             return await self._waiting
@@ -38,7 +39,7 @@ class Waiter:
             self._waiting.set_result(True)
 
     def close(self) -> None:
-        """Set no alarm any more: it would keep the connection in memory."""
+        """Take the alarm back: nobody will wait any more."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
@@ -46,7 +47,8 @@ class Waiter:
     def _set_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
-        self._alarm = self._loop.call_at(min(self._deadline, self._loop.time() + ALARM_S), self._ring)
+        self._rings_at = min(self._deadline, self._loop.time() + ALARM_S)
+        self._alarm = self._loop.call_at(self._rings_at, self._ring)
 
     def _ring(self) -> None:
         """End the wait if its deadline has passed; look again later if it has not."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -105,6 +106,24 @@ def test_domain_is_given_in_a_form_that_stays(domain: str) -> None:
         return
     assert ascii_domain.isascii()
     assert parse_domain(ascii_domain) == ascii_domain
+
+
+PLAIN = st.text("abAZ09-_+=", min_size=1, max_size=66)
+
+
+@EXAMPLES
+@given(PLAIN, st.lists(PLAIN | st.sampled_from(["x" * 63, "x" * 60, "-"]), min_size=1, max_size=5).map(".".join))
+@example("a" * 62, ".".join(["x" * 63] * 2 + ["y" * 61]))
+def test_plain_address_is_what_it_is_with_its_local_part_quoted(local: str, domain: str) -> None:
+    try:
+        quoted = parse_mailbox(f'"{local}"@{domain}')
+    except AddressSyntaxError as exc:
+        if "longer" not in str(exc):  # two quotes may be all that is too much
+            with pytest.raises(AddressSyntaxError):
+                parse_mailbox(f"{local}@{domain}")
+        return
+    plain = parse_mailbox(f"{local}@{domain}")
+    assert (plain, plain.domain, str(plain)) == (quoted, quoted.domain, str(quoted))
 
 
 def check_round_trip(address: Address) -> None:

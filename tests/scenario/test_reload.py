@@ -1,10 +1,15 @@
-"""A running worker takes up other configurations."""
+"""A running worker takes up other configurations: what is made meanwhile follows the new one."""
 
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from mailflow.config import Settings, load_settings
 from tests.scenario.service import serve
+
+
+CONFIG = '[mx]\npostmaster = "ops-mail@example.org"\n'
 
 
 def settings(folder: Path, *, size: int, aliases: str = "") -> Settings:
@@ -25,3 +30,28 @@ async def test_of_two_reloads_at_once_the_later_holds(tmp_path: Path) -> None:
         await client.reply()
         client.send(b"EHLO client.test\r\n")
         assert "SIZE 2222" in [(await client.line()).decode()[4:].strip() for _ in range(4)]
+
+
+async def test_separator_that_a_reload_brings_finds_a_mailbox_for_the_postmaster(tmp_path: Path) -> None:
+    async with serve(tmp_path, config=CONFIG) as service:
+        file = tmp_path / "mailflow.toml"
+        file.write_text(file.read_text() + 'subaddress = "-"\n')
+        await service.worker.reload(load_settings(file, {}))
+        client = await service.greeted()
+        for command in ("MAIL FROM:<a@sender.example>", "RCPT TO:<postmaster>", "DATA"):
+            assert (await client.command(command))[0] in "23"
+        assert (await client.command("Subject: down\r\n\r\n.")).startswith("250 2.0.0 ")
+        assert len(service.delivered("ops@example.org")) == 1
+
+
+async def test_reload_that_fails_leaves_mailboxes_where_they_were(tmp_path: Path) -> None:
+    async with serve(tmp_path, mailboxes=["al-ice@example.org", "postmaster@example.org"]) as service:
+        file = tmp_path / "mailflow.toml"
+        (tmp_path / "file").touch()
+        text = file.read_text().replace('maildir = "mail"', 'maildir = "file/mail"\ncreate = true')
+        file.write_text(text + 'subaddress = "-"\n')
+        with pytest.raises(OSError, match="File exists"):
+            await service.worker.reload(load_settings(file, {}))
+        client = await service.greeted()
+        assert (await client.command("MAIL FROM:<a@sender.example>")).startswith("250")
+        assert (await client.command("RCPT TO:<al-ice@example.org>")).startswith("250")

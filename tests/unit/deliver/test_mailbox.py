@@ -1,6 +1,8 @@
 """The LMTP backend against a real server that is well, down, frozen or mad: which outcome, which connection next."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -333,6 +335,40 @@ async def test_cancelled_after_the_final_dot_the_answer_is_still_read(make: Make
         assert heard == ["delivered"]
         assert (await deliver(backend)).status is DELIVERED
         assert server.sessions == 1  # in step, so it came back to the pool
+
+
+async def test_cut_while_the_answer_is_owed_the_connection_is_closed_and_its_place_is_free(
+    make: Make, nursery: Nursery
+) -> None:
+    async with LmtpTestServer() as server:
+        server.at["DOT"] = once(silent())
+        backend = make(server, connections=1)
+        delivery = asyncio.create_task(deliver(backend))
+        await server.reached("DOT")
+        delivery.cancel()
+        await asyncio.wait([delivery])
+        await nursery.cancel_all()
+        await server.reached("CLOSED")
+        assert (await deliver(backend)).status is DELIVERED
+
+
+class Body(list[bytes]):
+    """A body that a weak reference can watch."""
+
+
+async def test_a_message_that_could_not_be_handed_over_is_freed_without_the_garbage_collector(make: Make) -> None:
+    async with LmtpTestServer() as server:
+        server.at["RCPT"] = silent()
+        backend, body = make(server, handoff_deadline_s=0.1), Body(body_of())
+        delivery, is_kept = backend.deliver(envelope_to(), body), weakref.ref(body)
+        del body
+        gc.disable()
+        try:
+            assert (await delivery)[0].status is DEFERRED
+            del delivery
+            assert is_kept() is None
+        finally:
+            gc.enable()
 
 
 async def test_unsafe_content_is_our_fault_and_never_leaves(make: Make) -> None:

@@ -305,6 +305,23 @@ async def test_bare_newline_in_content_reaches_who_reads_it(connection: Connecti
         await connection.read_content(DotReader(new_content()))
 
 
+async def test_much_that_came_behind_a_large_content_in_one_read_keeps_the_reading_paused(
+    connection: Connection,
+) -> None:
+    transport, content = connection.stream._transport, new_content()
+    assert transport is not None
+    reading = asyncio.create_task(connection.read_content(DotReader(content)))
+    await asyncio.sleep(0)
+    commands = [b"NOOP\r\n"] * (INPUT_HIGH_BYTES // 6 + 1)
+    connection.stream.data_received(b"x" * 98 + b"\r\n" + b"y\r\n" * 22_000 + b".\r\n" + b"".join(commands))
+    await reading
+    assert not transport.is_reading()
+    for command in commands:
+        assert await connection.next_line() == command
+    assert connection.stream.take_line() is None
+    assert transport.is_reading()
+
+
 async def test_client_that_goes_within_content_is_peer_gone(connection: Connection) -> None:
     connection.writer.write(b"Hi\r\n")
     connection.writer.write_eof()
