@@ -8,7 +8,6 @@ import pytest
 from mailflow.config import Settings, load_settings
 from tests.scenario.service import serve
 
-
 CONFIG = '[mx]\npostmaster = "ops-mail@example.org"\n'
 
 
