@@ -333,7 +333,8 @@ class SmtpSession(SMTP):
         turn = 0
         while not self._is_closing:
             try:
-                line = None if self._must_drain() else self.stream.take_line() or await self._next_line()
+                must_drain = self.service.is_draining and self.envelope.mail is None
+                line = None if must_drain else self.stream.take_line() or await self._next_line()
                 if line is None:
                     await self.push(SHUTTING_DOWN)
                     return
@@ -345,9 +346,6 @@ class SmtpSession(SMTP):
                 await self._flush()
                 await asyncio.sleep(0)
 
-    def _must_drain(self) -> bool:
-        return self.service.is_draining and self.envelope.mail is None
-
     async def _next_line(self) -> bytes | None:
         """Send the replies and wait for the next command line; None where a drain ends the session before it."""
         self.stream.flush()
@@ -357,7 +355,7 @@ class SmtpSession(SMTP):
                 return line
         # A deadline for the whole line: it does not begin again with each byte.
         deadline = self.loop.time() + self.options.command_timeout_s
-        while not self._must_drain():
+        while not (self.service.is_draining and self.envelope.mail is None):
             await self.stream.wait_input(deadline)
             if line := self.stream.take_line():
                 return line

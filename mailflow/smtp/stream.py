@@ -56,20 +56,20 @@ class PeerStream:
         self._scanned = 0
         self._is_skipping_line = False
         self._is_reading_paused = False
-        self._is_write_paused = False
         self._is_discarding = False
         self._output: list[bytes] = []
         self._waiter = Waiter(loop)
         self._feed: Callable[[bytes], None] | None = None
         self.is_eof = False
         self.is_lost = False
+        self.is_write_paused = False  # the client has too much of ours to read still
 
     # Called by the owning protocol, out of the event loop.
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Begin, or go on after STARTTLS with the transport that stands now."""
         self._transport = transport
-        self._is_write_paused = self._is_reading_paused = False
+        self.is_write_paused = self._is_reading_paused = False
 
     def data_received(self, data: bytes) -> None:
         """Take input: content to its reader, everything else to the buffer."""
@@ -84,7 +84,7 @@ class PeerStream:
         if len(self._input) > INPUT_HIGH_BYTES and not self._is_reading_paused and self._transport:
             self._transport.pause_reading()
             self._is_reading_paused = True
-        self.wake()
+        self._waiter.wake()
 
     def eof_received(self) -> None:
         """Note that the client sends no more; it may still read."""
@@ -94,16 +94,16 @@ class PeerStream:
     def connection_lost(self) -> None:
         """Note that nothing goes in or out any more."""
         self.is_lost = True
-        self._is_write_paused = False
+        self.is_write_paused = False
         self.wake()
 
     def pause_writing(self) -> None:
         """Note that the client does not read as fast as we write."""
-        self._is_write_paused = True
+        self.is_write_paused = True
 
     def resume_writing(self) -> None:
         """Note that the client has read."""
-        self._is_write_paused = False
+        self.is_write_paused = False
         self.wake()
 
     def wake(self) -> None:
@@ -132,11 +132,6 @@ class PeerStream:
     def buffered_octets(self) -> int:
         """How many octets have come and were not read."""
         return len(self._input)
-
-    @property
-    def is_write_paused(self) -> bool:
-        """Tells that the client has too much of ours to read still."""
-        return self._is_write_paused
 
     def take_line(self) -> bytes | None:
         """Take one line with its LF off the buffer; None where none is complete. Raises LineTooLong after its end."""
@@ -169,7 +164,7 @@ class PeerStream:
 
         Raises PeerGone where no more input can come, DeadlinePassed.
         """
-        if self._has_heard_all():
+        if self.is_eof or self.is_lost:
             raise PeerGone
         if not await self._waiter.wait(deadline):
             raise DeadlinePassed
@@ -220,7 +215,7 @@ class PeerStream:
 
     async def wait_writable(self, deadline: float) -> None:
         """Wait until the client has read enough of what we wrote. Raises PeerGone, DeadlinePassed."""
-        while self._is_write_paused:
+        while self.is_write_paused:
             if self.is_lost:
                 raise PeerGone
             if not await self._waiter.wait(deadline):
