@@ -13,7 +13,9 @@ from aiosmtpd.smtp import SMTP
 
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.budget import ByteBudget
-from mailflow.smtp.server import SmtpOptions, SmtpService
+from mailflow.smtp.connection import SmtpService
+from mailflow.smtp.server import SmtpSession
+from mailflow.smtp.transaction import SmtpOptions
 
 MAX_MESSAGE_BYTES = 33554432
 
@@ -29,7 +31,8 @@ class TakeAll:
 def make_mailflow() -> Callable[[], asyncio.BaseProtocol]:
     """mailflow's session, with the default options."""
     options = SmtpOptions("mx.rcpt.example", max_message_bytes=MAX_MESSAGE_BYTES)
-    return SmtpService(handler=TakeAll(), options=options, budget=ByteBudget(1 << 30), nursery=Nursery())
+    service = SmtpService(handler=TakeAll(), options=options, budget=ByteBudget(1 << 30), nursery=Nursery())
+    return lambda: SmtpSession(service)
 
 
 def make_aiosmtpd() -> Callable[[], asyncio.BaseProtocol]:

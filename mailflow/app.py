@@ -34,9 +34,10 @@ from mailflow.receive.limits import ConnectionLimits, LimitCounters, OwnLimits, 
 from mailflow.receive.listener import ProxyListener
 from mailflow.receive.proxy_trust import ProxyTrust, is_in
 from mailflow.smtp.budget import ByteBudget
+from mailflow.smtp.connection import SmtpService
 from mailflow.smtp.lmtp_connect import parse_server
-from mailflow.smtp.server import SmtpOptions, SmtpService
 from mailflow.smtp.tls import PemPair, ServerTls
+from mailflow.smtp.transaction import SmtpOptions
 
 ACCEPT_BACKLOG = 1024
 

@@ -5,7 +5,7 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from mailflow.smtp.server import SHUTTING_DOWN
+from mailflow.smtp.connection import SHUTTING_DOWN
 
 # struct tcp_info of a listening socket: tcpi_unacked is how many connections wait, tcpi_sacked how many may.
 TCP_INFO_OCTETS = 104

@@ -13,8 +13,10 @@ from typing import cast
 from mailflow.mail.reply import Reply
 from mailflow.observe.nursery import Nursery
 from mailflow.receive.backlog import read_backlog
-from mailflow.smtp.server import MAX_REFUSED_LINGERING, ProxiedPeer, SmtpService, SmtpSession
+from mailflow.smtp.connection import MAX_REFUSED_LINGERING, SmtpService
+from mailflow.smtp.server import SmtpSession
 from mailflow.smtp.stream import LINGER_S
+from mailflow.smtp.transaction import ProxiedPeer
 
 OVERLOADED = Reply(421, "4.3.2", "Too busy, try again later")
 REFUSED_AT_ONCE = 300  # some 10 ms; then the sessions have their turn

@@ -23,7 +23,8 @@ from mailflow.observe.log import log_decision
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
 from mailflow.receive.checks import refuse_loop, refuse_null_mx, take_header, verify_client_name
-from mailflow.smtp.server import Client, SmtpSession, Transaction
+from mailflow.smtp.server import SmtpSession
+from mailflow.smtp.transaction import Client, Transaction
 
 DNS_QUERIES_PER_MESSAGE = 30
 SENDER_DNS_S = 3.0  # a client waits for its MAIL reply meanwhile

@@ -19,7 +19,7 @@ from mailflow.observe.nursery import Nursery
 from mailflow.receive.proxy_trust import ProxyTrust
 from mailflow.smtp.proxy import read_proxy_header
 from mailflow.smtp.proxy_header import BadProxyHeader
-from mailflow.smtp.server import ProxiedPeer
+from mailflow.smtp.transaction import ProxiedPeer
 
 NO_HEADER = Reply(421, "4.3.5", "The load balancer did not tell your address, try again later")
 ACCEPTS_PER_TURN = 100  # then the other sessions have their turn

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mailflow.smtp.server import SmtpSession
 from mailflow.testing import ZoneResolver
 from tests.scenario.client import DEADLINE_S, SmtpClient
 from tests.scenario.dialogue import Act, Expect, Scenario, Send, parse_scenario, split_trace
@@ -33,7 +34,7 @@ async def test_dialogue(scenario: Scenario, mode: str, tmp_path: Path, certifica
         expects_faults=is_dns_broken,
     ) as service:
         client: Client
-        client = MemoryClient(service.worker._mx()) if mode == "bytes" else await service.connect()
+        client = MemoryClient(SmtpSession(service.worker._mx)) if mode == "bytes" else await service.connect()
         steps = list(scenario.steps)
         if mode == "tls":
             await run_step(client, steps.pop(0), service, certificate)

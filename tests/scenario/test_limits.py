@@ -3,7 +3,7 @@
 import asyncio
 from pathlib import Path
 
-from mailflow.smtp.server import MAX_REFUSED_LINGERING
+from mailflow.smtp.connection import MAX_REFUSED_LINGERING
 from mailflow.smtp.stream import LINGER_S
 from tests.scenario.client import DEADLINE_S, SmtpClient
 from tests.scenario.service import RunningService, serve

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mailflow.smtp.server import SmtpSession
 from tests.scenario.client import SmtpClient
 from tests.scenario.memory import MemoryClient
 from tests.scenario.service import RunningService, serve
@@ -36,7 +37,7 @@ NAMES = [repr(sequence)[2:-1] for sequence in SEQUENCES]
 
 
 async def connect(service: RunningService, mode: str) -> SmtpClient | MemoryClient:
-    return await service.connect() if mode == "tcp" else MemoryClient(service.worker._mx())
+    return await service.connect() if mode == "tcp" else MemoryClient(SmtpSession(service.worker._mx))
 
 
 async def smuggle(client: SmtpClient | MemoryClient, sequence: bytes) -> bytes:

@@ -13,8 +13,10 @@ from mailflow.observe.nursery import Nursery
 from mailflow.receive.backlog import Backlog, read_backlog
 from mailflow.receive.door import OVERLOADED, REFUSED_AT_ONCE, Door, RefusedConnection
 from mailflow.smtp.budget import ByteBudget
-from mailflow.smtp.server import MAX_REFUSED_LINGERING, ProxiedPeer, SmtpOptions, SmtpService, SmtpSession
+from mailflow.smtp.connection import MAX_REFUSED_LINGERING, SmtpService
+from mailflow.smtp.server import SmtpSession
 from mailflow.smtp.stream import LINGER_S
+from mailflow.smtp.transaction import ProxiedPeer, SmtpOptions
 from tests.scenario.client import SmtpClient
 
 BUSY = "421 4.3.2 Too busy, try again later"

@@ -11,15 +11,9 @@ from aiosmtpd.handlers import Message
 from mailflow.mail.reply import ProtocolError, Reply
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.budget import ByteBudget
-from mailflow.smtp.server import (
-    RECLAIM_EVERY_S,
-    RESERVED_AHEAD_S,
-    Client,
-    SmtpOptions,
-    SmtpService,
-    SmtpSession,
-    Transaction,
-)
+from mailflow.smtp.connection import RECLAIM_EVERY_S, RESERVED_AHEAD_S, SmtpService
+from mailflow.smtp.server import SmtpSession
+from mailflow.smtp.transaction import Client, SmtpOptions, Transaction
 from tests.scenario.memory import MemoryClient
 
 BANNER = b"220 mx.test ESMTP\r\n"
@@ -52,7 +46,7 @@ CONNECTED: list[MemoryClient] = []
 
 
 def connect(service: SmtpService) -> MemoryClient:
-    client = MemoryClient(service())
+    client = MemoryClient(SmtpSession(service))
     CONNECTED.append(client)
     return client
 

@@ -5,7 +5,9 @@ import socket
 
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.budget import ByteBudget
-from mailflow.smtp.server import SmtpOptions, SmtpService
+from mailflow.smtp.connection import SmtpService
+from mailflow.smtp.server import SmtpSession
+from mailflow.smtp.transaction import SmtpOptions
 
 
 async def test_command_that_came_while_replies_could_not_leave_is_answered() -> None:
@@ -15,7 +17,7 @@ async def test_command_that_came_while_replies_could_not_leave_is_answered() -> 
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    transport, session = await asyncio.get_running_loop().create_connection(service, sock=ours)
+    transport, session = await asyncio.get_running_loop().create_connection(lambda: SmtpSession(service), sock=ours)
     transport.set_write_buffer_limits(high=2000)
     reader, writer = await asyncio.open_connection(sock=theirs)
     client = reader._transport  # type: ignore[attr-defined]

@@ -11,7 +11,9 @@ import uvloop
 from mailflow.mail.reply import ProtocolError, Reply
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.budget import ByteBudget
-from mailflow.smtp.server import SmtpOptions, SmtpService, SmtpSession, Transaction
+from mailflow.smtp.connection import SmtpService
+from mailflow.smtp.server import SmtpSession
+from mailflow.smtp.transaction import SmtpOptions, Transaction
 
 pytestmark = pytest.mark.filterwarnings("ignore:Overriding the .event_loop_policy.")
 
@@ -50,7 +52,9 @@ async def test_session_is_freed_when_it_ends_without_the_garbage_collector(end: 
     gc.collect()
     gc.disable()
     try:
-        is_kept = weakref.ref((await asyncio.get_running_loop().create_connection(service, sock=ours))[1])
+        is_kept = weakref.ref(
+            (await asyncio.get_running_loop().create_connection(lambda: SmtpSession(service), sock=ours))[1]
+        )
         reader, writer = await asyncio.open_connection(sock=theirs)
         writer.write(ENVELOPE + ENDS[end])
         if end.startswith("gone"):
