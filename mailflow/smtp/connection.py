@@ -11,6 +11,7 @@ about what happened.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, cast
 
 import structlog
@@ -364,14 +365,19 @@ class SmtpConnection(SMTP):
         status = await hook(self, self.session, self.envelope, *args)
         if status is None or status is MISSING or isinstance(status, Reply):
             return status if isinstance(status, Reply) else None
-        code, _, text = str(status).partition(" ")
-        return Reply(int(code), "", text)
+        return _parse_status(str(status))
 
 
 def _unknown_verb(verb: str) -> ProtocolError:
     if verb in FOREIGN_VERBS:
         return ProtocolError(Reply(521, "5.5.1", "This is an SMTP server"), closes=True)
     return ProtocolError(Reply(500, "5.5.1", "Command not recognized"))
+
+
+@lru_cache(maxsize=64)  # handlers say the same again and again
+def _parse_status(status: str) -> Reply:
+    code, _, text = status.partition(" ")
+    return Reply(int(code), "", text)
 
 
 def _status_line(status: Any) -> bytes:
