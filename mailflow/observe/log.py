@@ -103,7 +103,8 @@ def open_log(
 def _close(handler: "_StandardHandler") -> None:
     global _writer  # noqa: PLW0603
     logging.getLogger().removeHandler(handler)
-    _writer = None
+    if _writer is handler.writer:  # not one that was opened since
+        _writer = None
 
 
 def log_decision(event: str, **fields: Any) -> None:

@@ -10,7 +10,6 @@ import collections
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
@@ -115,6 +114,7 @@ class Run:
 
     results: Results
     seconds: float
+    late: str = ""  # what the queue held after EMPTY_S, and who was connected to whom
 
     def describe(self, line: Line, messages: list[Message]) -> str:
         """The figures of the run, for people."""
@@ -137,6 +137,7 @@ class Run:
             f"\n  left in the queue: {len(messages) - line.postfix.count_removed()}"
             f"\n  mailflow's decisions: {dict(replies.most_common(8))}"
             f"\n  deferred attempts: {self.results.deferred.total()}{deferred}"
+            + (f"\n  NOT EMPTY after {EMPTY_S} s:\n{self.late}" if self.late else "")
         )
 
 
@@ -205,16 +206,17 @@ async def carry(
             await line.sink.wait_for(len(_pairs(messages)) * step // (times + 1))
             assert disturb is not None
             await disturb()
+    late = ""
     if not await _wait_queue_empty(line, messages, EMPTY_S):
-        print(line.postfix.describe_rest(sending.result().values()), file=sys.stderr)
+        late = line.postfix.describe_rest(sending.result().values())
         # What hangs here would be our fault; what Postfix keeps without a session is in its hands, and not lost yet.
-        assert await line.mailflow.metric("mailflow_sessions") == 0, "a session hangs"
+        assert await line.mailflow.metric("mailflow_sessions") == 0, f"a session hangs\n{late}"
         await _wait_queue_empty(line, messages, POSTFIX_GIVES_UP_S)
     seconds = time.monotonic() - began
     await line.sink.end()
     tokens = {queue_id: token for token, queue_id in sending.result().items()}
     log = line.postfix.log.read_text(encoding="utf-8", errors="replace")
-    return Run(read_results(log.splitlines(), tokens=tokens), seconds)
+    return Run(read_results(log.splitlines(), tokens=tokens), seconds, late)
 
 
 async def _wait_queue_empty(line: Line, messages: list[Message], seconds: float) -> bool:
