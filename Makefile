@@ -88,6 +88,6 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else f"mailflow needs Python 3.11 or later, $(PYTHON) is {sys.version}: make PYTHON=...")'
 	@echo "Installing mailflow and its locked dependencies into $(VENV)" >&2
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(VENV)/bin/python -m pip install -q --require-hashes --only-binary :all: -r requirements-dev.lock
+	@$(VENV)/bin/python -m pip install -q --require-hashes --only-binary :all: --no-binary authres,dkimpy,pyspf -r requirements-dev.lock
 	@$(VENV)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@

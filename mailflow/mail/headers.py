@@ -6,6 +6,7 @@ is no field ends the header section, as every receiver in use does it.
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 # Possessive (++, *+): what failed is not tried again in every other way, or a value without its CRLF takes for ever.
 _FIELD = re.compile(rb"([\x21-\x39\x3b-\x7e]++)[ \t]*+:((?:[^\r]++|\r\n[ \t])*+)\r\n")
@@ -28,6 +29,29 @@ def iter_fields(header: bytes) -> Iterator[tuple[bytes, bytes]]:
     while match := _FIELD.match(header, position):
         yield match[1].lower(), match[2]
         position = match.end()
+
+
+class Field(NamedTuple):
+    """One field: its name in lower case, and all its octets, name and last CRLF included."""
+
+    name: bytes
+    raw: bytes
+
+    @property
+    def value(self) -> bytes:
+        """What stands behind the colon, with its folding, without the last CRLF."""
+        return self.raw[self.raw.index(b":") + 1 : -2]
+
+
+def split_message(content: bytes) -> tuple[list[Field], int]:
+    """Give the fields in order, and where the body begins: behind the empty line, or at a line that is no field."""
+    position = _skip_envelope_line(content)
+    fields = []
+    while match := _FIELD.match(content, position):
+        fields.append(Field(match[1].lower(), match[0]))
+        position = match.end()
+    is_ended = content.startswith(b"\r\n", position)
+    return fields, position + 2 * is_ended
 
 
 def _skip_envelope_line(content: bytes) -> int:

@@ -39,11 +39,13 @@ def test_suite_is_complete() -> None:
     assert len(TESTS) == CASE_COUNT
 
 
+@pytest.mark.suite(SUITE)
 @pytest.mark.parametrize("address", cases(are_mailboxes=True))
 def test_mailbox_of_rfc_5321_is_taken(address: str) -> None:
     assert parse_mailbox(str(parse_mailbox(address))) == parse_mailbox(address)
 
 
+@pytest.mark.suite(SUITE)
 @pytest.mark.parametrize("address", cases(are_mailboxes=False))
 def test_what_is_no_mailbox_of_rfc_5321_is_refused(address: str) -> None:
     with pytest.raises(AddressSyntaxError):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mailflow.mail.headers import header_length, iter_fields
+from mailflow.mail.headers import header_length, iter_fields, split_message
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,25 @@ def test_line_that_is_no_field_ends_the_walk(line: bytes) -> None:
 
 def test_field_without_its_line_end_is_no_field() -> None:
     assert list(iter_fields(b"A: 1\r\nB: " + b"x" * 100_000)) == [(b"a", b" 1")]
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "body"),
+    [
+        (b"A: 1\r\nb : 2\r\n 3\r\n\r\nbody\r\n", [b"a", b"b"], b"body\r\n"),
+        (b"A: 1\r\n\r\n", [b"a"], b""),
+        (b"A: 1\r\n", [b"a"], b""),
+        (b"\r\nbody\r\n", [], b"body\r\n"),
+        (b"A: 1\r\nno field\r\n\r\n", [b"a"], b"no field\r\n\r\n"),
+        (b"From joe Mon Nov 23\r\nA: 1\r\n\r\nbody\r\n", [b"a"], b"body\r\n"),
+    ],
+)
+def test_message_is_split_into_fields_and_body(content: bytes, names: list[bytes], body: bytes) -> None:
+    fields, body_at = split_message(content)
+    assert [field.name for field in fields] == names
+    assert content[body_at:] == body
+
+
+def test_value_of_a_field_keeps_its_folding() -> None:
+    (field,), _ = split_message(b"B : 2:x\r\n 3\r\n\r\n")
+    assert field.value == b" 2:x\r\n 3"
