@@ -5,11 +5,12 @@ senders do; what it costs without is shown too. Ratios are of messages (or MB) p
 both servers use their processor up.
 """
 
-import json
-import statistics
+import asyncio
+from functools import partial
 
 from benchmarks.process import Program, run_load, run_program
 from benchmarks.report import Bar, show
+from benchmarks.rounds import Run, list_rounds, take_rounds
 
 ROUNDS = 3
 SESSIONS = 20
@@ -23,39 +24,38 @@ WORKLOADS: tuple[tuple[str, list[str], int, int, float | None], ...] = (
 )
 
 
-def run() -> list[Bar]:
+async def run() -> list[Bar]:
     """Measure; give the bars."""
     bars = []
     for name, arguments, ours, theirs, limit in WORKLOADS:
-        rates: dict[str, list[float]] = {"mailflow": [], "aiosmtpd": []}
-        costs: dict[str, list[float]] = {"mailflow": [], "aiosmtpd": []}
-        for _ in range(ROUNDS):
-            for server, messages in (("aiosmtpd", theirs), ("mailflow", ours)):
-                pipelines = server == "mailflow"  # aiosmtpd does not offer it
-                fitting = [word for word in arguments if pipelines or word != "--pipelining"]
-                with run_program("benchmarks.null_server", server, processor=0) as program:
-                    measure(program, fitting, messages // 10)  # warm
-                    rate, cost_ms = measure(program, fitting, messages)
-                rates[server].append(rate)
-                costs[server].append(cost_ms)
-        rate_of = {server: statistics.median(found) for server, found in rates.items()}
-        ratio = rate_of["mailflow"] / rate_of["aiosmtpd"]
-        show(
-            f"front end, {name}",
-            [
-                f"{server:9s} {rate_of[server]:8.0f} messages/s, {statistics.median(costs[server]):7.3f} ms CPU each"
-                for server in rates
-            ]
-            + [f"ratio     {ratio:8.2f}"],
+        fitting = [word for word in arguments if word != "--pipelining"]  # aiosmtpd does not offer it
+        found = await take_rounds(
+            ROUNDS,
+            {
+                "aiosmtpd": partial(asyncio.to_thread, _measure, "aiosmtpd", fitting, theirs),
+                "mailflow": partial(asyncio.to_thread, _measure, "mailflow", arguments, ours),
+            },
         )
+        ratio = found["mailflow"].rate / found["aiosmtpd"].rate
+        show(f"front end, {name}", [*list_rounds(found), f"ratio     {ratio:8.2f}"])
         if limit is not None:
             bars.append(Bar(f"front end, {name}, against aiosmtpd", ratio, limit, "x"))
     return bars
 
 
-def measure(program: Program, arguments: list[str], messages: int) -> tuple[float, float]:
-    """Send messages to the server; give messages per second and CPU milliseconds per message."""
-    before = program.cpu_s
+def _measure(server: str, arguments: list[str], messages: int) -> Run:
+    with run_program("benchmarks.null_server", server, processor=0) as program:
+        _send(program, arguments, messages // 10)  # warm
+        return _send(program, arguments, messages)
+
+
+def _send(program: Program, arguments: list[str], messages: int) -> Run:
+    cpu_s = program.cpu_s
     load = ["--sessions", str(SESSIONS), "--messages", str(messages), "--spin", *arguments]
-    figures = json.loads(run_load(int(program.first_line), load, processor=1))
-    return messages / figures["seconds"], 1000 * (program.cpu_s - before) / messages
+    figures = run_load(int(program.first_line), load, processor=1)
+    return Run(
+        1000 * (program.cpu_s - cpu_s) / messages,
+        messages / figures["seconds"],
+        figures["median_ms"],
+        figures["p99_ms"],
+    )

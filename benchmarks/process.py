@@ -5,6 +5,7 @@ them), as a server is what all its processes are.
 """
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -69,8 +70,8 @@ def read_rss_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def run_load(port: int, arguments: Sequence[str], *, processor: int | None = None) -> str:
-    """Run `benchmarks.smtp_load` to its end; give what it printed. Raises CalledProcessError."""
+def run_load(port: int, arguments: Sequence[str], *, processor: int | None = None) -> dict[str, float]:
+    """Run `benchmarks.smtp_load` to its end; give its figures by their names. Raises CalledProcessError."""
     command = [sys.executable, "-m", "benchmarks.smtp_load", "--port", str(port), *arguments]
     process = _start(command)
     if processor is not None:
@@ -78,7 +79,8 @@ def run_load(port: int, arguments: Sequence[str], *, processor: int | None = Non
     printed, _ = process.communicate()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    return printed
+    figures: dict[str, float] = json.loads(printed)
+    return figures
 
 
 def _start(command: list[str]) -> subprocess.Popen[str]:

@@ -2,7 +2,8 @@
 
 Every byte it sends is made beforehand, so what it measures is the server. It checks that each reply
 is the one expected and ends at the first that is not. Prints one JSON object: seconds from the first
-connection to the last reply, messages, its own CPU seconds. With `--spin` it never sleeps: waking a
+connection to the last reply, messages, how long one took (from its connection or from MAIL to its last
+reply; median and p99), its own CPU seconds. With `--spin` it never sleeps: waking a
 sleeping client is work of the kernel (and of the hypervisor) that is counted to the server, and not
 of interest where servers are compared by what they do themselves.
 """
@@ -15,7 +16,11 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.corpus import read_corpus
 
 READ_BYTES = 65536
 
@@ -24,7 +29,7 @@ READ_BYTES = 65536
 class Step:
     """Something to send, and the replies that are awaited before the next step: how many, and the code of the last."""
 
-    data: bytes
+    data: bytes | memoryview
     replies: int
     code: bytes
 
@@ -40,9 +45,9 @@ def make_content(size_bytes: int) -> bytes:
     return header + line * max(1, (size_bytes - len(header)) // len(line)) + b".\r\n"
 
 
-def make_transaction(content: bytes, *, recipients: list[str], pipelines: bool) -> list[Step]:
+def make_transaction(content: bytes | memoryview, *, sender: str, recipients: list[str], pipelines: bool) -> list[Step]:
     """The steps of one message; with PIPELINING two round trips instead of three and one per recipient."""
-    commands = [(b"MAIL FROM:<user@sender.example>\r\n", b"250")]
+    commands = [(f"MAIL FROM:<{sender}>\r\n".encode("ascii"), b"250")]
     commands += [(f"RCPT TO:<{recipient}>\r\n".encode("ascii"), b"250") for recipient in recipients]
     commands += [(b"DATA\r\n", b"354")]
     if pipelines:
@@ -64,6 +69,7 @@ class Session:
     unsent: memoryview = field(default_factory=lambda: memoryview(b""))
     input: bytes = b""
     seen: int = 0
+    began: float = field(default_factory=time.monotonic)
 
     def send(self) -> bool:
         """Send what is left of the step; tells whether some still is."""
@@ -76,15 +82,26 @@ class Session:
 
 
 class Load:
-    """All sessions together."""
+    """All sessions together; the transactions come in turn, and again from the first where more are to be sent.
+
+    `took_s` has how long each message took.
+    """
 
     def __init__(
-        self, port: int, transaction: list[Step], *, messages: int, sessions: int, reuses: bool, spins: bool
+        self,
+        port: int,
+        transactions: Sequence[list[Step]],
+        *,
+        messages: int,
+        sessions: int,
+        reuses: bool,
+        spins: bool,
     ) -> None:
         self.sent = 0
+        self.took_s: list[float] = []
         self._wait_s = 0 if spins else None
         self._address = ("127.0.0.1", port)
-        self._transaction = transaction
+        self._transactions = transactions
         self._left = messages
         self._sessions = sessions
         self._reuses = reuses
@@ -107,15 +124,20 @@ class Load:
         """Begin no other message."""
         self._left = 0
 
-    def _connect(self) -> None:
+    def _take(self) -> list[Step]:
+        """Give the next message's steps."""
+        transaction = self._transactions[self.sent % len(self._transactions)]
         self._left -= 1
         self.sent += 1
+        return transaction
+
+    def _connect(self) -> None:
         sock = socket.socket()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
         if sock.connect_ex(self._address) not in (0, errno.EINPROGRESS):
             sys.exit("cannot connect")
-        steps = GREETING + self._transaction + ([] if self._reuses else FAREWELL)
+        steps = GREETING + self._take() + ([] if self._reuses else FAREWELL)
         self._open[sock.fileno()] = Session(sock, steps)
         self._epoll.register(sock, select.EPOLLIN)
 
@@ -131,7 +153,7 @@ class Load:
                 session.seen += 1
                 if session.seen == step.replies:
                     if line[:3] != step.code:
-                        sys.exit(f"{step.data[:60]!r} was answered {line!r}")
+                        sys.exit(f"{bytes(step.data[:60])!r} was answered {line!r}")
                     self._advance(session)
                     return
 
@@ -146,10 +168,10 @@ class Load:
 
     def _next_message(self, session: Session) -> bool:
         """Begin another message on the session, or end it; tells whether it goes on."""
+        now = time.monotonic()
+        self.took_s.append(now - session.began)
         if self._reuses and self._left:
-            self._left -= 1
-            self.sent += 1
-            session.steps, session.position = self._transaction, 0
+            session.steps, session.position, session.began = self._take(), 0, now
             return True
         del self._open[session.sock.fileno()]
         session.sock.close()
@@ -166,17 +188,21 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=0, help="begin no message after this time")
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--size-bytes", type=int, default=4096)
+    parser.add_argument("--corpus", type=Path, help="a file of messages to send in place of one of that size")
     parser.add_argument("--recipient", default="user@rcpt.example")
     parser.add_argument("--new-connections", action="store_true", help="one for each message")
     parser.add_argument("--pipelining", action="store_true")
     parser.add_argument("--spin", action="store_true", help="never sleep")
     arguments = parser.parse_args()
-    transaction = make_transaction(
-        make_content(arguments.size_bytes), recipients=[arguments.recipient], pipelines=arguments.pipelining
-    )
+    sent: Sequence[tuple[str, bytes | memoryview]] = [("user@sender.example", make_content(arguments.size_bytes))]
+    if arguments.corpus:
+        sent = read_corpus(arguments.corpus)
     load = Load(
         arguments.port,
-        transaction,
+        [
+            make_transaction(content, sender=sender, recipients=[arguments.recipient], pipelines=arguments.pipelining)
+            for sender, content in sent
+        ],
         messages=arguments.messages,
         sessions=arguments.sessions,
         reuses=not arguments.new_connections,
@@ -187,9 +213,13 @@ def main() -> None:
         signal.alarm(arguments.seconds)
     began = time.monotonic()
     load.run()
+    seconds = time.monotonic() - began
+    took_s = sorted(load.took_s)
     figures = {
         "messages": load.sent,
-        "seconds": time.monotonic() - began,
+        "seconds": seconds,
+        "median_ms": 1000 * took_s[len(took_s) // 2],
+        "p99_ms": 1000 * took_s[len(took_s) * 99 // 100],
         "cpu_s": time.process_time(),
     }
     print(json.dumps(figures))

@@ -5,14 +5,13 @@ is full, and from then on lines are dropped and counted. Beside the load one ses
 """
 
 import asyncio
-import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.lmtp_sink import run_sink
-from benchmarks.noop_latency import probe_noop
+from benchmarks.noop_latency import probe_beside
 from benchmarks.process import read_rss_bytes, read_tree_cpu, run_load
 from benchmarks.report import Bar, show
 from benchmarks.whole_path import CONFIG
@@ -77,11 +76,8 @@ async def _measure(*, reads_log: bool) -> Run:
             await asyncio.to_thread(run_load, mailflow.mx_port, [*load, "--messages", "500"])  # warm
             memory = {pid: read_rss_bytes(pid) for pid in mailflow.worker_pids}
             cpu_s = read_tree_cpu(mailflow.pid)
-            sending = asyncio.create_task(
-                asyncio.to_thread(run_load, mailflow.mx_port, [*load, "--seconds", str(SECONDS)])
-            )
-            delays_s = await asyncio.to_thread(probe_noop, mailflow.mx_port, sending)
-            messages = json.loads(await sending)["messages"]
+            delays_s, figures = await probe_beside(mailflow.mx_port, [*load, "--seconds", str(SECONDS)])
+            messages = int(figures["messages"])
             cost_ms = 1000 * (read_tree_cpu(mailflow.pid) - cpu_s) / messages
             growth_bytes = max(read_rss_bytes(pid) - before for pid, before in memory.items())
             dropped = (await mailflow.metrics())["mailflow_log_dropped_total"]

@@ -6,14 +6,15 @@ writing included.
 """
 
 import asyncio
-import statistics
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.lmtp_sink import LmtpSink, run_sink
 from benchmarks.process import read_tree_cpu, run_load
 from benchmarks.report import Bar, show
+from benchmarks.rounds import Run, list_rounds, take_rounds
 from tests.integration.mailflow_process import MailflowProcess
 from tests.integration.postfix_server import run_postfix
 
@@ -48,52 +49,48 @@ async def run() -> list[Bar]:
 
 
 async def _compare(workload: str, arguments: list[str], max_ratio: float | None) -> list[Bar]:
-    costs: dict[str, list[float]] = {"Postfix": [], "mailflow": []}
-    rates: dict[str, list[float]] = {"Postfix": [], "mailflow": []}
-    for _ in range(ROUNDS):
-        for name, measure in (("Postfix", _measure_postfix), ("mailflow", _measure_mailflow)):
-            cost_ms, rate = await measure(arguments)
-            costs[name].append(cost_ms)
-            rates[name].append(rate)
-    cost_of = {name: statistics.median(found) for name, found in costs.items()}
-    ratio = cost_of["mailflow"] / cost_of["Postfix"]
+    found = await take_rounds(
+        ROUNDS, {"Postfix": partial(_measure_postfix, arguments), "mailflow": partial(_measure_mailflow, arguments)}
+    )
+    ratio = found["mailflow"].cost_ms / found["Postfix"].cost_ms
     show(
         f"whole path without authentication, 4 KB, {workload}, to an LMTP sink",
-        [
-            f"{name:9s} {cost_of[name]:7.3f} ms CPU a message, {statistics.median(rates[name]):6.0f} messages/s"
-            for name in costs
-        ]
-        + [f"ratio     {ratio:7.3f}"],
+        [*list_rounds(found), f"ratio     {ratio:7.3f}"],
     )
     if max_ratio is None:
         return []
     return [Bar("whole path, CPU per message against Postfix's bare relay", ratio, max_ratio, "x", is_ceiling=True)]
 
 
-async def _measure_mailflow(arguments: list[str]) -> tuple[float, float]:
+async def _measure_mailflow(arguments: list[str]) -> Run:
     with run_sink() as sink, TemporaryDirectory() as folder:
         config = CONFIG.format(port=sink.port)
         async with MailflowProcess(Path(folder), config=config, workers=WORKERS) as mailflow:
-            port = mailflow.mx_port
-            await asyncio.to_thread(_send, port, 200, arguments)  # connected, verified, warm
-            return await asyncio.to_thread(_measure, sink, mailflow.pid, port, MAILFLOW_MESSAGES, arguments)
+            return await asyncio.to_thread(_measure, sink, mailflow.pid, mailflow.mx_port, MAILFLOW_MESSAGES, arguments)
 
 
-async def _measure_postfix(arguments: list[str]) -> tuple[float, float]:
+async def _measure_postfix(arguments: list[str]) -> Run:
     with run_sink() as sink, run_postfix(relay_port=sink.port, settings=POSTFIX_RELAY) as postfix:
-        await asyncio.to_thread(_send, postfix.port, 200, arguments)
-        sink.wait_for(200)
         return await asyncio.to_thread(_measure, sink, postfix.pid, postfix.port, POSTFIX_MESSAGES, arguments)
 
 
-def _measure(sink: LmtpSink, pid: int, port: int, messages: int, arguments: list[str]) -> tuple[float, float]:
-    """Give CPU milliseconds per message of the process tree of `pid`, and messages per second to the last one's end."""
+def _measure(sink: LmtpSink, pid: int, port: int, messages: int, arguments: list[str]) -> Run:
+    load = ["--pipelining", *arguments]
+    run_load(port, [*load, "--messages", "200"])  # connected, verified, warm
+    sink.wait_for(200)
+    return measure_relay(sink, pid, port, [*load, "--messages", str(messages)])
+
+
+def measure_relay(sink: LmtpSink, pid: int, port: int, load: list[str]) -> Run:
+    """Run the load client with these arguments; give the CPU of the process tree of `pid`, and the rate to the end.
+
+    The end is when the last message has reached the sink, to which all had gone that were sent before.
+    """
     arrived, cpu_s, began = sink.messages, read_tree_cpu(pid), time.monotonic()
-    _send(port, messages, arguments)
+    figures = run_load(port, load)
+    messages = int(figures["messages"])
     sink.wait_for(arrived + messages)
     seconds = time.monotonic() - began
-    return 1000 * (read_tree_cpu(pid) - cpu_s) / messages, messages / seconds
-
-
-def _send(port: int, messages: int, arguments: list[str]) -> None:
-    run_load(port, ["--messages", str(messages), "--pipelining", *arguments])
+    return Run(
+        1000 * (read_tree_cpu(pid) - cpu_s) / messages, messages / seconds, figures["median_ms"], figures["p99_ms"]
+    )

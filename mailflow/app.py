@@ -33,6 +33,7 @@ from mailflow.receive.inbound import Inbound
 from mailflow.receive.limits import ConnectionLimits, LimitCounters, OwnLimits, SharedLimits
 from mailflow.receive.listener import ProxyListener
 from mailflow.receive.proxy_trust import ProxyTrust, is_in
+from mailflow.receive.verdict import Policy
 from mailflow.smtp.budget import ByteBudget
 from mailflow.smtp.connection import SmtpService
 from mailflow.smtp.lmtp_connect import parse_server
@@ -187,17 +188,21 @@ class Worker:
             [_route(table) for table in settings.route],
             {name: backend for name, (_, backend) in backends.items()},
             postmaster=postmaster,
+            quarantine={table.name: table.quarantine for table in settings.backend},
             maps=settings.address_maps,
             nursery=self._background,
         )
         inbound = Inbound(
             hostname=settings.hostname,
+            authserv_id=settings.mailauth.authserv_id or settings.hostname,
+            policy=mail_policy(settings),
             handoff=router,
             postmaster=postmaster,
             resolver=self._resolver,
             metrics=self._metrics,
             nursery=self._background,
             max_header_bytes=settings.mx.max_header_bytes,
+            writes_received_spf=settings.mailauth.received_spf,
             may_relay=lambda ip: is_in(settings.mx.relay_from, ip) and not self.proxy_trust.is_in_doubt(),
         )
         return Plan(
@@ -304,6 +309,17 @@ class Plan:
     inbound: Inbound
     options: SmtpOptions
     tls: ServerTls | None
+
+
+def mail_policy(settings: config.Settings) -> Policy:
+    """Give what the operator wants done with mail by its authentication."""
+    mailauth = settings.mailauth
+    return Policy(
+        is_enforced=mailauth.dmarc == "enforce",
+        defers_unanswered=mailauth.on_temperror == "defer",
+        trusted_arc_sealers=frozenset(mailauth.trusted_arc_sealers),
+        allow=mailauth.allow,
+    )
 
 
 def _route(table: config.RouteTable) -> Route:

@@ -7,9 +7,12 @@ loading the service. Exit codes everywhere: 0 fine, 1 the answer is "no", 2 usag
 import typer
 
 from mailflow import __version__
+from mailflow.cli.auth import auth
 from mailflow.cli.check_config import check_config
 from mailflow.cli.config_reference import config_reference
 from mailflow.cli.demo import demo
+from mailflow.cli.dkim import dkim
+from mailflow.cli.doctor import doctor
 from mailflow.cli.serve import serve
 
 app = typer.Typer(
@@ -23,6 +26,9 @@ app.command("serve")(serve)
 app.command("demo")(demo)
 app.command("check-config")(check_config)
 app.command("config-reference")(config_reference)
+app.command("doctor")(doctor)
+app.add_typer(auth, name="auth")
+app.add_typer(dkim, name="dkim")
 
 
 def _show_version(is_asked: bool) -> None:

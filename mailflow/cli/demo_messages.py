@@ -19,13 +19,15 @@ MAILBOXES = (ANNA, JUERGEN, POSTMASTER)
 
 BEN = "ben@friend.example"
 NULL_MX_DOMAIN = "never-sends.example"
+LISTS = "lists.example"  # whose ARC seals the demo trusts
 
 # What the world's DNS says, in the shape of mailflow.testing.ZoneResolver.
 ZONE: dict[str, list[dict[str, object]]] = {
     DOMAIN: [{"MX": [10, HOSTNAME]}],
     HOSTNAME: [{"A": "127.0.0.1"}],
-    "friend.example": [{"MX": [10, CLIENT_NAME]}],
-    CLIENT_NAME: [{"A": "127.0.0.1"}],
+    "friend.example": [{"MX": [10, CLIENT_NAME]}, {"TXT": "v=spf1 ip4:127.0.0.1 -all"}],
+    "_dmarc.friend.example": [{"TXT": "v=DMARC1; p=reject"}],
+    CLIENT_NAME: [{"A": "127.0.0.1"}, {"TXT": "v=spf1 a -all"}],
     "127.0.0.1": [{"PTR": CLIENT_NAME}],
     NULL_MX_DOMAIN: [{"MX": [0, "."]}],
 }
@@ -36,7 +38,8 @@ class Sample:
     """One message: the envelope, the content, what it shows and what it must get.
 
     `content` is CRLF lines, sent dot-stuffed and ended properly; with `is_raw` it is sent as it stands, its own end
-    included. `telling` begins the line of the content that is worth a look.
+    included. `telling` begins the line of the content that is worth a look. `verdict` is named where the reply does not
+    tell it: what is quarantined is accepted. `is_explained` asks to show what `mailflow auth check` says of it.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Sample:
     mailbox: str = ""
     telling: str = "Subject:"
     is_raw: bool = False
+    verdict: str = ""
+    is_explained: bool = False
 
 
 def compose(subject: str, text: str, *, sender: str = BEN, recipient: str = ANNA, extra: str = "") -> bytes:

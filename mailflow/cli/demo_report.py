@@ -8,6 +8,8 @@ import io
 import json
 import shutil
 import sys
+import textwrap
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -17,7 +19,7 @@ from mailflow.cli.demo_messages import ANNA, BEN
 from mailflow.cli.demo_outcome import Outcome
 from mailflow.cli.demo_site import Site
 
-_VERDICT_STYLES = {"accept": "bold green", "reject": "bold red", "defer": "bold yellow"}
+_VERDICT_STYLES = {"accept": "bold green", "quarantine": "bold yellow", "reject": "bold red", "defer": "bold yellow"}
 _REPLY_STYLES = {"4": "yellow", "5": "red"}
 
 
@@ -27,7 +29,7 @@ class JsonReport:
     def __init__(self, site: Site) -> None:
         self._site = site
 
-    def show_outcome(self, outcome: Outcome, greeting: Dialogue) -> None:
+    def show_outcome(self, outcome: Outcome, greeting: Dialogue, sentences: Sequence[str]) -> None:
         """Nothing yet."""
 
     def show_end(self, outcomes: list[Outcome]) -> None:
@@ -59,8 +61,8 @@ class TextReport:
         # Soft wrap: a path or a command broken into lines cannot be copied.
         self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
-    def show_outcome(self, outcome: Outcome, greeting: Dialogue) -> None:
-        """Print what a sample shows, what was said, what was decided and where the mail lies."""
+    def show_outcome(self, outcome: Outcome, greeting: Dialogue, sentences: Sequence[str]) -> None:
+        """Print what a sample shows, what was said, why, what was decided and where the mail lies."""
         if not self._number:
             self._say("Each sample has a connection of its own. It begins like this, then TLS:\n")
             self._show_lines(greeting)
@@ -69,6 +71,8 @@ class TextReport:
         self._say((f"{self._number:2}. {outcome.sample.name}", "bold"))
         self._say(f"    {outcome.sample.shows}")
         self._show_lines(outcome.dialogue)
+        for sentence in sentences:
+            self._say((textwrap.fill(sentence, 79, initial_indent="    | ", subsequent_indent="    |   "), "cyan"))
         paths = [str(path.relative_to(self._site.root)) for path in outcome.delivered]
         where = f": {', '.join(paths)}" if paths else ", nothing delivered"
         self._say("    => ", (outcome.verdict, _VERDICT_STYLES[outcome.verdict]), where)
@@ -107,5 +111,6 @@ def _try_it(mx: str) -> str:
     if shutil.which("swaks"):
         return f"swaks --server {mx} --tls --from {BEN} --to {ANNA}"
     host, _, port = mx.rpartition(":")
-    script = f"smtplib.SMTP('{host}', {port}).sendmail('{BEN}', '{ANNA}', 'Subject: Hello\\n\\nHello!')"
+    message = f"From: {BEN}\\nSubject: Hello\\n\\nHello!"
+    script = f"smtplib.SMTP('{host}', {port}).sendmail('{BEN}', '{ANNA}', '{message}')"
     return f'python3 -c "import smtplib; {script}"'

@@ -9,18 +9,28 @@ import os
 import signal
 import sys
 import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
+from mailflow.app import mail_policy
+from mailflow.cli.auth_check import check_message
 from mailflow.cli.demo_client import Dialogue, send_sample
-from mailflow.cli.demo_messages import SAMPLES, ZONE, Sample
+from mailflow.cli.demo_messages import CLIENT_NAME, HOSTNAME, SAMPLES, Sample
 from mailflow.cli.demo_outcome import Outcome, compare
 from mailflow.cli.demo_report import JsonReport, TextReport
+from mailflow.cli.demo_senders import make_senders
 from mailflow.cli.demo_service import DemoService
 from mailflow.cli.demo_site import Site, make_site
 from mailflow.config import load_settings
+from mailflow.dns import Resolver
+from mailflow.mail.address import parse_mailbox
 from mailflow.observe.log import open_log
+from mailflow.receive.explanation import explain_message
+from mailflow.receive.verdict import Policy
 from mailflow.testing import ZoneResolver
 
 
@@ -49,10 +59,19 @@ async def _run(site: Site, report: JsonReport | TextReport, *, once: bool) -> bo
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     # The environment is left out: it configures the service, and a demo has the same outcomes everywhere.
-    service = DemoService(load_settings(site.config, {}), ZoneResolver(ZONE))
+    senders, zone = await make_senders()
+    settings, resolver = load_settings(site.config, {}), ZoneResolver(zone)
+    service = DemoService(settings, resolver)
     await service.start()
     try:
-        is_fine = await send_samples(service.listeners["mx"][0], site, report, stop=stop)
+        is_fine = await send_samples(
+            service.listeners["mx"][0],
+            site,
+            report,
+            samples=(*SAMPLES, *senders),
+            stop=stop,
+            explain=partial(explain_sample, resolver, mail_policy(settings)),
+        )
         if not once and not stop.is_set():
             report.show_serving(service.listeners)
             await stop.wait()
@@ -62,15 +81,21 @@ async def _run(site: Site, report: JsonReport | TextReport, *, once: bool) -> bo
 
 
 async def send_samples(
-    address: str, site: Site, report: JsonReport | TextReport, *, stop: asyncio.Event | None = None
+    address: str,
+    site: Site,
+    report: JsonReport | TextReport,
+    *,
+    samples: Sequence[Sample] = SAMPLES,
+    stop: asyncio.Event | None = None,
+    explain: Callable[[Sample], Awaitable[list[str]]] | None = None,
 ) -> bool:
     """Send each sample to `address` and show what came of it; tell whether each got what it must.
 
-    False too where `stop` was set before all were sent.
+    False too where `stop` was set before all were sent. `explain` gives sentences about samples that are explained.
     """
     tls = site.client_tls()
     outcomes = []
-    for sample in SAMPLES:
+    for sample in samples:
         if stop and stop.is_set():
             _fail("stopped before all samples were sent")
             return False
@@ -78,11 +103,21 @@ async def send_samples(
         greeting, dialogue = await send_sample(address, tls, sample)
         outcome = _compare(sample, dialogue, site, sorted(site.delivered() - before))
         outcomes.append(outcome)
-        report.show_outcome(outcome, greeting)
+        sentences = await explain(sample) if explain and sample.is_explained else []
+        report.show_outcome(outcome, greeting, sentences)
         for difference in outcome.differences:
             _fail(f"{sample.name}: {difference}")
     report.show_end(outcomes)
     return not any(outcome.differences for outcome in outcomes)
+
+
+async def explain_sample(resolver: Resolver, policy: Policy, sample: Sample) -> list[str]:
+    """Give the sentences of `mailflow auth check` about a sample as the demo's client sends it."""
+    sender = parse_mailbox(sample.sender) if sample.sender else None
+    report = await check_message(
+        sample.content, "127.0.0.1", CLIENT_NAME, sender, resolver, policy=policy, now=time.time(), receiver=HOSTNAME
+    )
+    return explain_message(report.evidence, report.verdict)
 
 
 def _compare(sample: Sample, dialogue: Dialogue, site: Site, delivered: list[Path]) -> Outcome:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from mailflow.cli.demo_messages import DOMAIN, HOSTNAME, MAILBOXES, MAX_MESSAGE_BYTES
+from mailflow.cli.demo_messages import DOMAIN, HOSTNAME, LISTS, MAILBOXES, MAX_MESSAGE_BYTES
 from mailflow.deliver.maildir import encode_name, make_mailbox
 from mailflow.mail.address import parse_mailbox
 
@@ -32,6 +32,9 @@ max_message_bytes = {MAX_MESSAGE_BYTES}
 [tls]
 certificate = "tls.crt"
 key = "tls.key"
+
+[mailauth]
+trusted_arc_sealers = ["{LISTS}"]
 
 [[backend]]
 name = "mailboxes"

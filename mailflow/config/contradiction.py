@@ -10,7 +10,7 @@ from typing import Any
 
 from mailflow.config.fault import Fault, show_value
 from mailflow.config.model import AdminTable, MxTable
-from mailflow.config.value import parse_listen, parse_mailbox, parse_route_domain
+from mailflow.config.value import parse_listen, parse_mailbox, parse_quarantine, parse_route_domain
 
 Document = Mapping[str, Any]
 
@@ -25,6 +25,7 @@ def find_contradictions(document: Document) -> list[Fault]:
         *_find_postmaster_faults(document),
         *_find_catch_all_faults(document),
         *_find_relay_faults(document),
+        *_find_quarantine_faults(document),
     ]
 
 
@@ -118,6 +119,25 @@ def _find_relay_faults(document: Document) -> Iterator[Fault]:
     networks = _value(document, "mx", "relay_from", [])
     if networks and not any(domain == "*" for _key, _text, domain in _route_domains(document)):
         yield Fault("mx.relay_from", show_value(networks), 'a list of networks only with a [[route]] of the domain "*"')
+
+
+def _find_quarantine_faults(document: Document) -> Iterator[Fault]:
+    """A detail behind a separator that the domain does not have would make a user whom nobody knows."""
+    for index, table in _tables(document, "backend"):
+        text = table.get("quarantine", "header")
+        try:
+            detail = parse_quarantine(text)
+        except ValueError:
+            continue
+        for route_index, route in _tables(document, "route"):
+            separator = route.get("subaddress", "+")
+            if detail and route.get("backend") == table.get("name") and separator != detail[0]:
+                yield Fault(
+                    f"backend[{index}].quarantine",
+                    show_value(text),
+                    f'"header", or a subaddress that begins as those of route[{route_index}] do, whose subaddress is '
+                    f"{show_value(separator)}",
+                )
 
 
 def _covers(route_domain: str, domain: str) -> bool:

@@ -153,6 +153,35 @@ class DnsTable(Table):
     )
 
 
+class MailauthTable(Table):
+    """Who sent a message, and what is done with one that its author's domain does not stand for (RFC 9989)."""
+
+    authserv_id: v.OptionalHostName = declare(
+        "",
+        "Our name in Authentication-Results, the same for every Pod (RFC 8601). Empty: hostname. Fields of others that "
+        "bear it are removed.",
+        allowed=f'{v.HOST_NAME}, or ""',
+    )
+    dmarc: Literal["enforce", "monitor"] = declare(
+        "enforce",
+        "Refuse or quarantine what authentication says to, or judge everything and only write down what would be done.",
+    )
+    on_temperror: Literal["defer", "accept"] = declare(
+        "defer", "A message whose fate hangs on a DNS answer that does not come: 451, or taken."
+    )
+    trusted_arc_sealers: tuple[v.HostName, ...] = declare(
+        [],
+        "Domains whose ARC seal is believed where it says that a message passed before it was changed (RFC 8617).",
+        allowed=f"a list, each item {v.HOST_NAME}",
+    )
+    allow: tuple[v.Allowed, ...] = declare(
+        [],
+        "Mail that is not refused for DMARC.",
+        allowed=f"a list, each item {v.ALLOWANCE}",
+    )
+    received_spf: bool = declare(False, "Write a Received-SPF field as well (RFC 7208 s9.1).", strict=True)
+
+
 class LmtpBackend(Table):
     """A mailbox server that speaks LMTP (RFC 2033)."""
 
@@ -179,6 +208,11 @@ class LmtpBackend(Table):
     when_unverifiable: Literal["defer", "accept"] = declare(
         "defer", "A recipient that cannot be verified because the server does not answer: 451, or taken on trust."
     )
+    quarantine: v.Quarantine = declare(
+        "header",
+        "Mail in quarantine: delivered with the field X-Spam-Flag: YES, or with it to a subaddress.",
+        allowed=v.QUARANTINE,
+    )
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:
@@ -198,6 +232,11 @@ class MaildirBackend(Table):
         False,
         "Take mail for everybody and make the folders. Otherwise a recipient exists if and only if its folder does.",
         strict=True,
+    )
+    quarantine: v.Quarantine = declare(
+        "header",
+        "Mail in quarantine: delivered with the field X-Spam-Flag: YES, or with it to a subaddress.",
+        allowed=v.QUARANTINE,
     )
 
 
@@ -326,6 +365,7 @@ class Settings(Table):
     mx: MxTable = Field(default_factory=MxTable)
     tls: TlsTable = Field(default_factory=TlsTable)
     dns: DnsTable = Field(default_factory=DnsTable)
+    mailauth: MailauthTable = Field(default_factory=MailauthTable)
     backend: tuple[Backend, ...] = Field((), description="Mailbox servers, one table each.")
     route: tuple[RouteTable, ...] = Field((), description="Which domains go to which backend, one table each.")
     limits: LimitsTable = Field(default_factory=LimitsTable)

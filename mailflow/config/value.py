@@ -25,6 +25,11 @@ LMTP_SERVER = '"HOST:PORT", "[IPv6]:PORT" or "unix:/path"'
 HOST_NAME = 'a host name such as "mx1.example.org"'
 ROUTE_DOMAIN = 'a domain ("example.org"), with a leading dot every name below it (".example.org"), or "*"'
 NETWORK = 'a network such as "10.0.0.0/8", "2001:db8::/32" or one address'
+ALLOWANCE = (
+    'an author domain ("example.org", ".example.org", or "*" for all), a blank and a network, such as '
+    '"example.org 192.0.2.0/24"'
+)
+QUARANTINE = '"header", or a subaddress such as "+Junk"'
 MAILBOX = 'an address such as "postmaster@example.org"'
 LIMITS_URL = '"memory://" or "redis://[[user]:password@]host[:port][/database]", "rediss://" for TLS'
 SUBADDRESS = 'one of "+", "-", "_", "=", "#", "~", or "" for no subaddresses'
@@ -38,6 +43,7 @@ _REDIS_URL = re.compile(
     r"(?:/(?P<database>[0-9]{1,9})?)?"
 )
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_SUBADDRESS_DETAIL = re.compile(r"[-+_=#~][A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _BACKEND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_DOMAIN_OCTETS = 255  # RFC 5321 s4.5.3.1.2
 _MAX_LOCAL_OCTETS = 64  # s4.5.3.1.1
@@ -77,6 +83,17 @@ class RedisServer:
 
     def __str__(self) -> str:
         return f"redis{'s' if self.is_tls else ''}://{self.address}/{self.database}"
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """Mail whose author is of `domain` (a leading dot: below it; "*": anybody) and that comes from `network`."""
+
+    domain: str
+    network: IPv4Network | IPv6Network
+
+    def __str__(self) -> str:
+        return f"{self.domain} {self.network}"
 
 
 def parse_listen(value: object) -> HostPort:
@@ -150,6 +167,30 @@ def parse_network(value: object) -> IPv4Network | IPv6Network:
         return ip_network(_text(value, NETWORK))
     except ValueError as exc:
         raise ValueError(NETWORK) from exc
+
+
+def parse_allowance(value: object) -> Allowance:
+    """Parse an entry of the list of mail that DMARC does not refuse."""
+    domain, _, network = _text(value, ALLOWANCE).partition(" ")
+    try:
+        return Allowance(parse_route_domain(domain), parse_network(network.strip()))
+    except ValueError as exc:
+        raise ValueError(ALLOWANCE) from exc
+
+
+def parse_optional_host_name(value: object) -> str:
+    """Parse a host name into lower-case A-labels; "" stays empty."""
+    return parse_host_name(value) if _text(value, HOST_NAME) else ""
+
+
+def parse_quarantine(value: object) -> str:
+    """Parse how mail in quarantine is told apart; "" is by its header alone, else the detail with its separator."""
+    text = _text(value, QUARANTINE)
+    if text == "header":
+        return ""
+    if not _SUBADDRESS_DETAIL.fullmatch(text):
+        raise ValueError(QUARANTINE)
+    return text
 
 
 def parse_limits_url(value: object) -> RedisServer | None:
@@ -234,6 +275,9 @@ RouteDomain = Annotated[str, PlainValidator(parse_route_domain)]
 Subaddress = Annotated[str, PlainValidator(parse_subaddress)]
 Mailbox = Annotated[str, PlainValidator(parse_mailbox)]
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(parse_network)]
+Allowed = Annotated[Allowance, PlainValidator(parse_allowance)]
+OptionalHostName = Annotated[str, PlainValidator(parse_optional_host_name)]
+Quarantine = Annotated[str, PlainValidator(parse_quarantine)]
 BackendName = Annotated[str, PlainValidator(parse_backend_name)]
 ReadableFile = Annotated[Path | None, PlainValidator(parse_file)]
 AddressFile = Annotated[Path | None, PlainValidator(parse_address_file)]

@@ -16,11 +16,12 @@ from typing import Protocol
 
 from mailflow.deliver.address_file import AddressFiles
 from mailflow.deliver.answers import NO_SMTPUTF8
+from mailflow.deliver.quarantine import QUARANTINE_FIELD, quarantine_address
 from mailflow.mail.address import Address
 from mailflow.mail.address_book import AddressBook, AddressRules, AliasLoop, list_files
 from mailflow.mail.address_map import AddressMap
 from mailflow.mail.domain_table import DomainTable
-from mailflow.mail.envelope import Envelope
+from mailflow.mail.envelope import Envelope, Recipient
 from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
 from mailflow.mail.reply import Reply
 from mailflow.observe.nursery import Nursery
@@ -69,6 +70,7 @@ class Route:
 class Router:
     """The hand-off to backends by domain. `backends` by name. Raises ValueError where a route names an unknown one.
 
+    `quarantine` has, by a backend's name, the subaddress that its quarantined mail goes to; none where it has none.
     `maps` has the contents of the routes' files as they were when they were checked; looks at the files run in
     `nursery`.
     """
@@ -79,11 +81,13 @@ class Router:
         backends: Mapping[str, Backend],
         *,
         postmaster: Address,
+        quarantine: Mapping[str, str] | None = None,
         maps: Mapping[Path, AddressMap] | None = None,
         nursery: Nursery | None = None,
     ) -> None:
         self._backends = backends
         self._postmaster = postmaster
+        self._quarantine = quarantine or {}
         by_domain = {domain: route for route in routes for domain in route.domains}
         for route in by_domain.values():
             if route.backend not in backends:
@@ -129,7 +133,18 @@ class Router:
         backend = self._relay if recipient.is_relayed else self.find_backend(recipient.deliver_to)
         if backend is None:  # the route went away since RCPT
             return [Outcome(DeliveryStatus.DEFERRED, MISCONFIGURED, "", "no route leads there any more")]
+        if envelope.is_quarantined:
+            envelope = replace(envelope, recipients=(self._divert(recipient, backend.name),))
+            body = (QUARANTINE_FIELD, *body)
         return await backend.deliver(envelope, body)
+
+    def _divert(self, recipient: Recipient, backend: str) -> Recipient:
+        """Give where a recipient's quarantined mail goes."""
+        rules = self._files.book.rules.find(recipient.deliver_to.ascii_domain)
+        if rules is None:
+            return recipient
+        subaddress = self._quarantine.get(backend, "")
+        return replace(recipient, deliver_to=quarantine_address(recipient.deliver_to, subaddress, rules.subaddress))
 
     def find_backend(self, address: Address) -> Backend | None:
         """Give the backend that has the mailbox of a final address; None where its domain is not ours."""

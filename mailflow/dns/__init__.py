@@ -13,6 +13,7 @@ That a name does not exist is an answer; only what a retry could mend is raised 
 
 from mailflow.dns.budget import BudgetedResolver
 from mailflow.dns.lookup import lookup_addresses, lookup_mx, lookup_ptr, lookup_txt
+from mailflow.dns.recording import RecordingResolver
 from mailflow.dns.resolver import (
     Answer,
     AnswerStatus,
@@ -37,6 +38,7 @@ __all__ = [
     "MxRecord",
     "RdType",
     "Record",
+    "RecordingResolver",
     "Resolver",
     "StubResolver",
     "TlsaRecord",

@@ -6,6 +6,7 @@ a PTR whose first label is "a.example" must not end in ".example.com" by acciden
 macros make names out of whatever a sender wrote, blanks and backslashes included.
 """
 
+import functools
 import ipaddress
 import re
 
@@ -21,6 +22,7 @@ _UNCLEAR = re.compile(r"[^!-\-/-\[\]-~]")
 _ESCAPE = re.compile(r"\\(\d{3})")
 
 
+@functools.lru_cache(maxsize=4096)  # one message asks for some names a dozen times, and for those of its neighbours
 def canonical_name(text: str) -> str | None:
     """The canonical form of a raw name, or None where it cannot be a DNS name.
 

@@ -24,7 +24,8 @@ class Recipient:
 class Envelope:
     """Envelope of one message. `reverse_path` None is the null sender `<>` (RFC 5321 s4.5.5).
 
-    `is_smtputf8` asks the next hop for SMTPUTF8 (RFC 6531), `is_8bit` for 8BITMIME (RFC 6152).
+    `is_smtputf8` asks the next hop for SMTPUTF8 (RFC 6531), `is_8bit` for 8BITMIME (RFC 6152). `is_quarantined`: to be
+    delivered as suspicious.
     """
 
     id: str
@@ -32,3 +33,4 @@ class Envelope:
     recipients: tuple[Recipient, ...]
     is_smtputf8: bool = False
     is_8bit: bool = False
+    is_quarantined: bool = False

@@ -5,30 +5,11 @@ is no field ends the header section, as every receiver in use does it.
 """
 
 import re
-from collections.abc import Iterator
 from typing import NamedTuple
 
 # Possessive (++, *+): what failed is not tried again in every other way, or a value without its CRLF takes for ever.
 _FIELD = re.compile(rb"([\x21-\x39\x3b-\x7e]++)[ \t]*+:((?:[^\r]++|\r\n[ \t])*+)\r\n")
-
-
-def header_length(content: bytes, *, max_bytes: int) -> int:
-    """Give the octets of the header section, without the empty line that ends it; over `max_bytes` the count stops.
-
-    It ends at the first line that is no field, whether empty or text of a message that lost its empty line.
-    """
-    position = _skip_envelope_line(content)
-    while position <= max_bytes and (match := _FIELD.match(content, position)):
-        position = match.end()
-    return position
-
-
-def iter_fields(header: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Walk the fields of a header section in order: (name in lower case, raw value with its folding)."""
-    position = _skip_envelope_line(header)
-    while match := _FIELD.match(header, position):
-        yield match[1].lower(), match[2]
-        position = match.end()
+_OBSOLETE_FROM = re.compile(rb"From[ \t]+:")
 
 
 class Field(NamedTuple):
@@ -43,11 +24,15 @@ class Field(NamedTuple):
         return self.raw[self.raw.index(b":") + 1 : -2]
 
 
-def split_message(content: bytes) -> tuple[list[Field], int]:
-    """Give the fields in order, and where the body begins: behind the empty line, or at a line that is no field."""
+def split_message(content: bytes, *, max_bytes: int | None = None) -> tuple[list[Field], int]:
+    """Give the fields in order, and where the body begins: behind the empty line, or at a line that is no field.
+
+    That may be text of a message that lost its empty line. No field is looked for behind `max_bytes` octets.
+    """
     position = _skip_envelope_line(content)
+    limit = len(content) if max_bytes is None else max_bytes
     fields = []
-    while match := _FIELD.match(content, position):
+    while position <= limit and (match := _FIELD.match(content, position)):
         fields.append(Field(match[1].lower(), match[0]))
         position = match.end()
     is_ended = content.startswith(b"\r\n", position)
@@ -55,7 +40,10 @@ def split_message(content: bytes) -> tuple[list[Field], int]:
 
 
 def _skip_envelope_line(content: bytes) -> int:
-    """Pass over a `From ` line of an mbox in front: senders leave it there, and fields do follow it."""
-    if not content.startswith((b"From ", b">From ")):
+    """Pass over a `From ` line of an mbox in front: senders leave it there, and fields do follow it.
+
+    `From :` is none of them but the field in its obsolete spelling (RFC 5322 s4.5.2): an author must not hide there.
+    """
+    if not content.startswith((b"From ", b">From ")) or _OBSOLETE_FROM.match(content):
         return 0
     return content.find(b"\r\n") + 2

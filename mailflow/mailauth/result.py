@@ -113,6 +113,9 @@ class DmarcResult:
     `policy` is what the record asks for this author domain (p, sp or np: `tag`), `disposition` what is left of it
     after t=y; both None without a record. `domain` is the organizational domain of the author domain. `record` is
     the record as published, at `record_domain`. `dkim_domains` are the d= that aligned.
+
+    On temperror `aligned_spf` and `aligned_dkim` say what holds whatever the missing answer is, and `policy` is None
+    where even the record is not known, else the strictest policy that the answer could bring.
     """
 
     status: AuthStatus

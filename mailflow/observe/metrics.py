@@ -48,6 +48,12 @@ class Metrics:
         self.rcpt_total = Counter(
             "mailflow_rcpt_total", "Recipients asked for, by result.", ("result",), registry=self.registry
         )
+        self.auth_results_total = Counter(
+            "mailflow_auth_results_total",
+            "Results of SPF, DKIM (of each signature), ARC, DMARC and iprev, in the words of RFC 8601.",
+            ("method", "result"),
+            registry=self.registry,
+        )
         self.handoff_seconds = Histogram(
             "mailflow_handoff_seconds",
             "How long handing a message to a backend took.",
@@ -130,6 +136,7 @@ class Metrics:
             self.shed_total.labels(cause.value)
         self.messages = Series(self.messages_total)
         self.rcpts = Series(self.rcpt_total)
+        self.auth_results = Series(self.auth_results_total)
         self.handoffs = Series(self.handoff_seconds)
 
     def count_log_drop(self, label: str) -> None:

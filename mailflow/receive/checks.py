@@ -6,12 +6,14 @@ message that has been here before (loops, RFC 5321 s6.3).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from mailflow.dns import AnswerStatus, DnsTemporary, Resolver, lookup_addresses, lookup_mx, lookup_ptr
 from mailflow.mail.address import Address, AddressSyntaxError, parse_mailbox
-from mailflow.mail.headers import header_length, iter_fields
 from mailflow.mail.reply import ProtocolError, Reply
+from mailflow.mailauth.result import AuthStatus
+from mailflow.mailauth.signed_message import SignedMessage
 
 MAX_RECEIVED_FIELDS = 50
 MAX_DELIVERED_TO_FIELDS = 50
@@ -21,27 +23,41 @@ NULL_MX_SENDER = Reply(550, "5.7.27", "Sender domain does not take mail (null MX
 LOOP = Reply(554, "5.4.6", "Mail loop: this message has been here before")
 
 
-async def verify_client_name(resolver: Resolver, ip: str) -> str | None:
-    """Give the client's reverse name if it leads back to its address (iprev, RFC 8601 s3), else None.
+@dataclass(frozen=True, slots=True)
+class ReverseName:
+    """Does the client's reverse name lead back to its address? (iprev, RFC 8601 s2.7.3)
 
-    `resolver` should carry a budget. DNS failure is None, at one name's addresses only for that name. `ip` may be
+    `name` is "" unless it does: pass. Otherwise fail (it has names, none with this address), permerror (it has none)
+    or temperror.
+    """
+
+    status: AuthStatus
+    name: str = ""
+
+
+async def verify_client_name(resolver: Resolver, ip: str) -> ReverseName:
+    """Look for a reverse name of the client that leads back to its address.
+
+    `resolver` should carry a budget. DNS failure at one name's addresses does not hide the next name. `ip` may be
     "": a client that has gone before it was looked at has no address any more.
     """
     if not ip:
-        return None
+        return ReverseName(AuthStatus.PERMERROR)
     client = ip_address(ip.partition("%")[0])
     try:
         names = (await lookup_ptr(resolver, client)).records
     except DnsTemporary:
-        return None
+        return ReverseName(AuthStatus.TEMPERROR)
+    status = AuthStatus.FAIL if names else AuthStatus.PERMERROR
     for name in names[:MAX_REVERSE_NAMES]:
         try:
             addresses = await lookup_addresses(resolver, name, family=client.version)
         except DnsTemporary:
+            status = AuthStatus.TEMPERROR
             continue
         if client in addresses.records:
-            return name
-    return None
+            return ReverseName(AuthStatus.PASS, name)
+    return ReverseName(status)
 
 
 async def refuse_null_mx(resolver: Resolver, reverse_path: Address | None) -> None:
@@ -56,21 +72,22 @@ async def refuse_null_mx(resolver: Resolver, reverse_path: Address | None) -> No
         raise ProtocolError(NULL_MX_SENDER)
 
 
-def take_header(content: bytes, *, max_bytes: int) -> bytes:
-    """Give the header section. Raises ProtocolError 554 5.6.0 where it exceeds `max_bytes`."""
-    length = header_length(content, max_bytes=max_bytes)
-    if length > max_bytes:
+def take_message(content: bytes, *, max_header_bytes: int) -> SignedMessage:
+    """Split a message. Raises ProtocolError 554 5.6.0 where its header section exceeds `max_header_bytes`."""
+    message = SignedMessage(content, max_header_bytes=max_header_bytes)
+    if message.header_end > max_header_bytes:
         raise ProtocolError(Reply(554, "5.6.0", "Message header is too large"))
-    return content[:length]
+    return message
 
 
-def refuse_loop(header: bytes, recipients: Sequence[Address]) -> None:
+def refuse_loop(message: SignedMessage, recipients: Sequence[Address]) -> None:
     """Raise 554 5.4.6 where the message came through too many hands or was already delivered to a recipient."""
-    fields = list(iter_fields(header))
-    delivered_to = [value for name, value in fields if name == b"delivered-to"]
-    if sum(name == b"received" for name, _ in fields) > MAX_RECEIVED_FIELDS:
+    if len(message.positions(b"received")) > MAX_RECEIVED_FIELDS:
         raise ProtocolError(LOOP)
-    if len(delivered_to) > MAX_DELIVERED_TO_FIELDS or any(_names_any(value, recipients) for value in delivered_to):
+    delivered_to = message.positions(b"delivered-to")
+    if len(delivered_to) > MAX_DELIVERED_TO_FIELDS:
+        raise ProtocolError(LOOP)
+    if any(_names_any(message.fields[position].value, recipients) for position in delivered_to):
         raise ProtocolError(LOOP)
 
 

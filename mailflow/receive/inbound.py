@@ -17,16 +17,25 @@ from mailflow.dns import BudgetedResolver, Resolver
 from mailflow.mail.address import Address
 from mailflow.mail.envelope import Envelope, Recipient
 from mailflow.mail.handoff import DeliveryStatus, Handoff, Outcome, RecipientStatus
-from mailflow.mail.reply import Reply
-from mailflow.mail.trace import Hop, received_field
+from mailflow.mail.reply import ProtocolError, Reply
+from mailflow.mailauth.forged_results import strip_forged
+from mailflow.mailauth.result import AuthStatus
+from mailflow.mailauth.signed_message import SignedMessage
 from mailflow.observe.log import log_decision
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
-from mailflow.receive.checks import refuse_loop, refuse_null_mx, take_header, verify_client_name
+from mailflow.receive.authenticate import Arrival, authenticate
+from mailflow.receive.checks import ReverseName, refuse_loop, refuse_null_mx, take_message, verify_client_name
+from mailflow.receive.evidence import Evidence, list_results
+from mailflow.receive.explanation import describe_message
+from mailflow.receive.trace import trace_fields
+from mailflow.receive.verdict import Action, Policy, decide
 from mailflow.smtp.server import SmtpSession
 from mailflow.smtp.transaction import Client, Transaction
 
-DNS_QUERIES_PER_MESSAGE = 30
+DNS_QUERIES_PER_CLIENT = 30
+DNS_QUERIES_PER_MESSAGE = 150  # RFC 7208 s4.6.4 lets SPF alone ask 10 times for the addresses of 10 names
+MESSAGE_DNS_S = 20.0  # as s4.6.4 says; a client waits ten minutes for its final reply
 SENDER_DNS_S = 3.0  # a client waits for its MAIL reply meanwhile
 CLIENT_DNS_S = 5.0  # runs beside the session
 CLIENT_NAME_WAIT_S = 0.5  # at the end of DATA, for a reverse name that is still being asked for
@@ -34,34 +43,45 @@ CLIENT_NAME_WAIT_S = 0.5  # at the end of DATA, for a reverse name that is still
 MESSAGE_COMMANDS = frozenset({"DATA", "BDAT"})
 ENVELOPE_COMMANDS = frozenset({"MAIL", "RCPT", *MESSAGE_COMMANDS})
 
+UNANSWERED = ReverseName(AuthStatus.TEMPERROR)
+
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Evidence:
+class Knowledge:
     """What is known of a client, and of its transaction as it goes on: the fields of the decision event."""
 
-    client_name: asyncio.Task[str | None]
+    reverse_name: asyncio.Task[ReverseName]
     facts: dict[str, object] = field(default_factory=dict)
 
 
 class Inbound:
-    """The handler of the MX listener. `may_relay(ip)` tells who may send to any domain, `now` Unix time in seconds."""
+    """The handler of the MX listener. `may_relay(ip)` tells who may send to any domain, `now` Unix time in seconds.
+
+    `authserv_id` is our name in Authentication-Results; `writes_received_spf` asks for a Received-SPF field as well.
+    """
 
     def __init__(
         self,
         *,
         hostname: str,
+        authserv_id: str,
+        policy: Policy,
         handoff: Handoff,
         postmaster: Address,
         resolver: Resolver,
         metrics: Metrics,
         nursery: Nursery,
         max_header_bytes: int,
+        writes_received_spf: bool = False,
         may_relay: Callable[[str], bool] = lambda ip: False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._hostname = hostname
+        self._authserv_id = authserv_id
+        self._policy = policy
+        self._writes_received_spf = writes_received_spf
         self._handoff = handoff
         self._postmaster = postmaster
         self._resolver = resolver
@@ -74,17 +94,16 @@ class Inbound:
     async def handle_CONNECT(self, server: SmtpSession, session: Client, envelope: Transaction) -> None:
         """Ask for the client's name while it talks."""
         self._handoff.refresh()
-        resolver = BudgetedResolver(self._resolver, max_queries=DNS_QUERIES_PER_MESSAGE, max_seconds=CLIENT_DNS_S)
-        client_name = self._nursery.start(verify_client_name(resolver, session.ip), name="iprev")
-        session.context = Evidence(client_name)
+        resolver = BudgetedResolver(self._resolver, max_queries=DNS_QUERIES_PER_CLIENT, max_seconds=CLIENT_DNS_S)
+        session.context = Knowledge(self._nursery.start(verify_client_name(resolver, session.ip), name="iprev"))
 
     async def handle_MAIL(
         self, server: SmtpSession, session: Client, envelope: Transaction, address: str, options: list[str]
     ) -> None:
-        """Judge the envelope sender."""
+        """Judge the envelope sender's domain. SPF waits for the message: nothing is decided by it alone."""
         assert envelope.mail is not None
         session.context.facts = {"mail_from": address}
-        resolver = BudgetedResolver(self._resolver, max_queries=DNS_QUERIES_PER_MESSAGE, max_seconds=SENDER_DNS_S)
+        resolver = BudgetedResolver(self._resolver, max_queries=DNS_QUERIES_PER_CLIENT, max_seconds=SENDER_DNS_S)
         await refuse_null_mx(resolver, envelope.mail.reverse_path)
 
     async def handle_RCPT(
@@ -108,18 +127,34 @@ class Inbound:
         return verification.reply
 
     async def handle_DATA(self, server: SmtpSession, session: Client, envelope: Transaction) -> Reply:
-        """Take a whole message: read its header, refuse loops, sign for it, hand it on, answer."""
+        """Take a whole message: refuse loops, authenticate, decide, mark it with what was found, hand it on, answer."""
         message_id = self._new_id()
         content = envelope.original_content or b""
         session.context.facts |= {"id": message_id, "size": len(content)}
-        header = take_header(content, max_bytes=self._max_header_bytes)
-        refuse_loop(header, [address for r in envelope.recipients for address in (r.address, r.deliver_to)])
-        trace = await self._trace(session, envelope, message_id)
-        outcomes = await self._handoff.deliver(_seal(envelope, message_id), (trace, content))
+        message = take_message(content, max_header_bytes=self._max_header_bytes)
+        refuse_loop(message, [address for r in envelope.recipients for address in (r.address, r.deliver_to)])
+        evidence = await self._authenticate(session, envelope, message)
+        verdict = decide(evidence, self._policy)
+        session.context.facts |= describe_message(evidence, verdict)
+        if verdict.reply is not None:
+            raise ProtocolError(verdict.reply)
+        trace = trace_fields(
+            session,
+            envelope,
+            evidence,
+            id=message_id,
+            at=self._now(),
+            hostname=self._hostname,
+            authserv_id=self._authserv_id,
+            writes_received_spf=self._writes_received_spf,
+        )
+        kept = _without_forged(message, self._authserv_id, removes_received_spf=self._writes_received_spf)
+        sealed = _seal(envelope, message_id, is_quarantined=verdict.action is Action.QUARANTINE)
+        outcomes = await self._handoff.deliver(sealed, (trace, *kept))
         reply = _answer(outcomes, message_id)
         session.context.facts |= _describe(outcomes)
         if reply.is_positive:
-            self._decide(session, "accept", reply, session.context.facts)
+            self._decide(session, verdict.action.value, reply, session.context.facts)
             session.context.facts = {}
         return reply
 
@@ -169,38 +204,36 @@ class Inbound:
             command=command,
             reply=str(reply),
             client_ip=session.ip,
-            client_name=_result_of(session.context.client_name),
+            client_name=_result_of(session.context.reverse_name).name or None,
             helo=session.host_name,
             tls=session.tls[0] if session.tls else None,
             **facts,
         )
 
-    async def _trace(self, session: Client, envelope: Transaction, message_id: str) -> bytes:
-        client_name = session.context.client_name
-        if not client_name.done():
-            await asyncio.wait({client_name}, timeout=CLIENT_NAME_WAIT_S)
-        hop = Hop(
+    async def _authenticate(self, session: Client, envelope: Transaction, message: SignedMessage) -> Evidence:
+        """Gather the evidence about one message, within one message's budget of the DNS."""
+        assert envelope.mail is not None
+        resolver = BudgetedResolver(self._resolver, max_queries=DNS_QUERIES_PER_MESSAGE, max_seconds=MESSAGE_DNS_S)
+        arrival = Arrival(
+            client_ip=session.ip.partition("%")[0],
             helo=session.host_name or "",
-            client_ip=session.ip,
-            client_name=_result_of(client_name),
-            protocol=_protocol(session, envelope),
-            tls=session.tls,
+            reverse_name=await _wait_for(session.context.reverse_name),
+            reverse_path=envelope.mail.reverse_path,
+            may_relay=self._may_relay(session.ip),
         )
-        (recipient,) = envelope.recipients if len(envelope.recipients) == 1 else (None,)
-        return received_field(
-            hop,
-            hostname=self._hostname,
-            id=message_id,
-            recipient=recipient.address if recipient else None,
-            at=self._now(),
+        evidence = await authenticate(
+            message, arrival, resolver_for=lambda method: resolver, now=self._now(), receiver=self._hostname
         )
+        for method, status in list_results(evidence):
+            self._metrics.auth_results[method, status.value].inc()
+        return evidence
 
     def _new_id(self) -> str:
         """Make an id that sorts by time and is nobody else's: milliseconds, then 40 random bits."""
         return f"{int(self._now() * 1000):011x}{secrets.token_hex(5)}"
 
 
-def _seal(envelope: Transaction, message_id: str) -> Envelope:
+def _seal(envelope: Transaction, message_id: str, *, is_quarantined: bool) -> Envelope:
     """Make the envelope that delivery sees."""
     assert envelope.mail is not None
     return Envelope(
@@ -209,7 +242,17 @@ def _seal(envelope: Transaction, message_id: str) -> Envelope:
         recipients=tuple(envelope.recipients),
         is_smtputf8=envelope.mail.is_smtputf8,
         is_8bit=envelope.mail.is_8bit or not (envelope.original_content or b"").isascii(),
+        is_quarantined=is_quarantined,
     )
+
+
+def _without_forged(message: SignedMessage, authserv_id: str, *, removes_received_spf: bool) -> tuple[bytes, ...]:
+    """Give the message in pieces without the fields that pretend to be ours."""
+    content = message.content
+    head, rest_at = strip_forged(
+        content, message.fields, message.body_start, authserv_id, removes_received_spf=removes_received_spf
+    )
+    return (head, content[rest_at:]) if head or rest_at else (content,)
 
 
 def _answer(outcomes: list[Outcome], message_id: str) -> Reply:
@@ -231,15 +274,15 @@ def _path_in(argument: str) -> str:
     return argument[start + 1 : end] if 0 <= start < end else argument
 
 
-def _protocol(session: Client, envelope: Transaction) -> str:
-    """Give the transmission type of RFC 3848 and RFC 6531 s4.3."""
-    secured = "S" if session.tls else ""
-    if envelope.mail and envelope.mail.is_smtputf8:
-        return f"UTF8SMTP{secured}"
-    return f"ESMTP{secured}" if session.extended_smtp else "SMTP"
+async def _wait_for(reverse_name: asyncio.Task[ReverseName]) -> ReverseName:
+    """Give the client's reverse name; it is waited for a moment only. Raises what its check did not expect."""
+    if not reverse_name.done():
+        await asyncio.wait({reverse_name}, timeout=CLIENT_NAME_WAIT_S)
+    return reverse_name.result() if reverse_name.done() else UNANSWERED
 
 
-def _result_of(client_name: asyncio.Task[str | None]) -> str | None:
-    if not client_name.done() or client_name.cancelled() or client_name.exception():
-        return None
-    return client_name.result()
+def _result_of(reverse_name: asyncio.Task[ReverseName]) -> ReverseName:
+    """Give what is known of it by now, whatever became of its check."""
+    if not reverse_name.done() or reverse_name.cancelled() or reverse_name.exception():
+        return UNANSWERED
+    return reverse_name.result()

@@ -22,7 +22,11 @@ FLOORS = [
 FLOOR = {room: -depth for depth, rooms in enumerate(FLOORS) for room in rooms.split()}
 SANS_IO = [
     *("mail", "smtp.commands", "smtp.data", "smtp.sasl"),
-    *("mailauth.spf_record", "mailauth.dmarc_record", "mailauth.canonical", "mailauth.author"),
+    *("mailauth.spf_record", "mailauth.spf_macro", "mailauth.dmarc_record", "mailauth.bimi_record"),
+    *("mailauth.canonical", "mailauth.dkim_tags", "mailauth.dkim_signature"),
+    *("mailauth.arc_chain", "mailauth.arc_trust", "mailauth.explain"),
+    *("mailauth.author", "mailauth.mailbox_list", "mailauth.lax_addresses", "mailauth.encoded_words"),
+    *("mailauth.field_text", "mailauth.authentication_results", "mailauth.received_spf", "mailauth.forged_results"),
     *("receive.verdict", "deliver.schedule"),
 ]
 IO = {"asyncio", "uvloop", "socket", "ssl", "time", "random", "secrets", "logging", "structlog"}

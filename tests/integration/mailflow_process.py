@@ -6,7 +6,8 @@
         assert await mailflow.terminate() == 0
 
 `start()` after `terminate()` or `kill()` serves again on the same ports. The log gathers over all runs. DNS answers
-NXDOMAIN to everything, at once. Nothing here blocks the event loop: servers and clients of the test may share it.
+NXDOMAIN to everything, at once, unless name servers are given. Nothing here blocks the event loop: servers and clients
+of the test may share it.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -43,7 +44,7 @@ listen = ["127.0.0.1:{mx_port}"]
 listen = "127.0.0.1:{admin_port}"
 
 [dns]
-nameservers = ["127.0.0.1:{dns_port}"]
+nameservers = {nameservers}
 
 """
 
@@ -78,10 +79,19 @@ class MailflowProcess:
     """One service; `config` is TOML without `hostname`, `[mx]`, `[admin]` and `[dns]`, `mx` further keys of `[mx]`.
 
     One worker process unless `workers` says otherwise; the supervisor is `pid`. With `reads_log` False nobody reads
-    its log behind the ready event, as if the collector hung.
+    its log behind the ready event, as if the collector hung. `nameservers` are HOST:PORT.
     """
 
-    def __init__(self, folder: Path, *, config: str, mx: str = "", workers: int = 1, reads_log: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        config: str,
+        mx: str = "",
+        workers: int = 1,
+        reads_log: bool = True,
+        nameservers: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.mx_port = free_port()
         self.admin_port = free_port()
@@ -92,6 +102,7 @@ class MailflowProcess:
         self._mx = mx
         self._workers = workers
         self._reads_log = reads_log
+        self._nameservers = list(nameservers)
         self._changed = asyncio.Event()  # a new one after every event of the log
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -109,7 +120,9 @@ class MailflowProcess:
         return (self.folder / "mailflow.stderr").read_text()
 
     async def __aenter__(self) -> Self:
-        await self._start_dns()
+        if not self._nameservers:
+            await self._start_dns()
+        self._write_config()
         try:
             await self.start()
         except BaseException:
@@ -216,9 +229,15 @@ class MailflowProcess:
     async def _start_dns(self) -> None:
         loop = asyncio.get_running_loop()
         self._dns, _ = await loop.create_datagram_endpoint(NobodyKnows, local_addr=("127.0.0.1", 0))
-        dns_port = self._dns.get_extra_info("sockname")[1]
+        self._nameservers = [f"127.0.0.1:{self._dns.get_extra_info('sockname')[1]}"]
+
+    def _write_config(self) -> None:
         head = HEAD.format(
-            workers=self._workers, mx_port=self.mx_port, mx=self._mx, admin_port=self.admin_port, dns_port=dns_port
+            workers=self._workers,
+            mx_port=self.mx_port,
+            mx=self._mx,
+            admin_port=self.admin_port,
+            nameservers=json.dumps(self._nameservers),
         )
         self._file.write_text(head + self._config)
 

@@ -142,7 +142,11 @@ def unescape(text: str) -> bytes:
 
 def split_trace(message: bytes, mailbox: str) -> tuple[str, bytes]:
     """Give the Return-Path of a delivered message and what stands behind our trace fields, which must be there."""
-    trace = re.match(rb"Return-Path: (<.*>)\r\nDelivered-To: (.*)\r\nReceived: from (?:.*\r\n\t)+.*\r\n", message)
+    trace = re.match(
+        rb"Return-Path: (<.*>)\r\nDelivered-To: (.*)\r\n"
+        rb"Authentication-Results: mx.test;(?:.*\r\n\t)+.*\r\nReceived: from (?:.*\r\n\t)+.*\r\n",
+        message,
+    )
     assert trace, f"no trace fields: {message[:300]!r}"
     assert trace[2].decode() == mailbox
     return trace[1].decode(), message[trace.end() :]

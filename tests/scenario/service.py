@@ -25,6 +25,8 @@ from tests.scenario.client import SmtpClient
 DRAIN_S = 5.0
 MAILBOXES = ("alice@example.org", "postmaster@example.org")
 HEAD = 'hostname = "mx.test"\nroles = ["mx"]\n'
+# Most scenarios are about the transport, and their mail has no author; those about authentication say what they want.
+MAILAUTH = '[mailauth]\ndmarc = "monitor"\n'
 MAILDIR = """
 [[backend]]
 name = "mailboxes"
@@ -127,7 +129,8 @@ async def serve(
     """Run a worker in `folder`; `config` is TOML without `hostname`, `roles`, `[tls]`, `[[backend]]`, `[[route]]`."""
     tls = f'\n[tls]\ncertificate = "{certificate.chain}"\nkey = "{certificate.key}"\n' if certificate else ""
     file = folder / "mailflow.toml"
-    file.write_text(HEAD + config + tls + backend + ROUTE)
+    mailauth = "" if "[mailauth]" in config else MAILAUTH
+    file.write_text(HEAD + config + mailauth + tls + backend + ROUTE)
     mail = folder / "mail"
     for mailbox in mailboxes:
         make_mailbox(mail, mailbox)

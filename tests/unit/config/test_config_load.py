@@ -62,6 +62,43 @@ def test_what_is_not_set_has_the_documented_default(folder: Path) -> None:
     assert (backend.handoff_deadline_s, backend.when_unverifiable, backend.tls) == (20, "defer", "off")
 
 
+@pytest.mark.parametrize(
+    ("text", "domain", "network"),
+    [
+        ("example.org 192.0.2.0/24", "example.org", "192.0.2.0/24"),
+        (".BÜCHER.example  2001:db8::/32", ".xn--bcher-kva.example", "2001:db8::/32"),
+        ("* 192.0.2.1", "*", "192.0.2.1/32"),
+    ],
+)
+def test_allowance_is_an_author_domain_and_a_network(folder: Path, text: str, domain: str, network: str) -> None:
+    (entry,) = load(folder, f'{MINIMAL}[mailauth]\nallow = ["{text}"]').mailauth.allow
+    assert (entry.domain, str(entry.network)) == (domain, network)
+
+
+@pytest.mark.parametrize(
+    ("quarantine", "subaddress", "is_fine"),
+    [
+        ("header", "", True),
+        ("+Junk", "+", True),
+        ("+Junk", "-", False),
+        ("+Junk", "", False),
+        ("-Spam.2", "-", True),
+        ("+", "+", False),
+        ("Junk", "+", False),
+        ("+a b", "+", False),
+        ("", "+", False),
+    ],
+)
+def test_quarantine_is_a_subaddress_that_the_routes_have(
+    folder: Path, quarantine: str, subaddress: str, is_fine: bool
+) -> None:
+    text = MINIMAL.replace("lmtp =", f'quarantine = "{quarantine}"\nlmtp =') + f'subaddress = "{subaddress}"\n'
+    if is_fine:
+        assert load(folder, text).backend[0].quarantine == quarantine.removeprefix("header")
+    else:
+        assert faults_of(folder, text).keys() == {"backend[0].quarantine"}
+
+
 def test_every_fault_is_told_at_once(folder: Path) -> None:
     faults = faults_of(
         folder,
@@ -132,6 +169,13 @@ def test_every_fault_is_told_at_once(folder: Path) -> None:
         ('hostname = "mx"\nmx.max_errors.' + ".".join("a" * 3000) + " = 1", "mx.max_errors", "whole number"),
         ('hostname = "mx"\n[drain]\ntimeout_s = nan', "drain.timeout_s", "0 to 86400"),
         ('hostname = "mx"\n[mx]\ncommand_timeout_s = 0', "mx.command_timeout_s", "0.01 to 86400"),
+        ('hostname = "mx"\n[mailauth]\ndmarc = "off"', "mailauth.dmarc", '"enforce", "monitor"'),
+        ('hostname = "mx"\n[mailauth]\non_temperror = "reject"', "mailauth.on_temperror", '"defer", "accept"'),
+        ('hostname = "mx"\n[mailauth]\nauthserv_id = "mx; dmarc=pass"', "mailauth.authserv_id", "host name"),
+        ('hostname = "mx"\n[mailauth]\ntrusted_arc_sealers = ["*"]', "mailauth.trusted_arc_sealers[0]", "host name"),
+        ('hostname = "mx"\n[mailauth]\nallow = ["example.org"]', "mailauth.allow[0]", "a blank and a network"),
+        ('hostname = "mx"\n[mailauth]\nallow = ["192.0.2.0/24 example.org"]', "mailauth.allow[0]", "author domain"),
+        ('hostname = "mx"\n[mailauth]\nreceived_spf = "yes"', "mailauth.received_spf", "true or false"),
         ('hostname = "mx"\nroles = []', "roles", '"mx" or "admin"'),
         ('hostname = "mx"\nroles = ["submission"]', "roles[0]", '"mx" or "admin"'),
         ('hostname = "mx"\n[mx]\nproxy_protocol_from = ["10.0.0.1/8"]', "mx.proxy_protocol_from[0]", "a network"),

@@ -23,7 +23,7 @@ class Mailboxes:
     def __init__(self, name: str, answers: dict[str, Verification | None]) -> None:
         self.name = name
         self.answers = answers
-        self.delivered: list[Envelope] = []
+        self.delivered: list[tuple[Envelope, Sequence[bytes]]] = []
         self.is_open = False
 
     async def open(self) -> None:
@@ -37,7 +37,7 @@ class Mailboxes:
         return self.answers.get(str(address), UNKNOWN) or good
 
     async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
-        self.delivered.append(envelope)
+        self.delivered.append((envelope, body))
         return [Outcome(DeliveryStatus.DELIVERED, Reply(250, "2.0.0", "Ok"), self.name)]
 
 

@@ -5,47 +5,59 @@ import pytest
 from mailflow.dns import RdType
 from mailflow.mail.address import Address, parse_mailbox
 from mailflow.mail.reply import ProtocolError
+from mailflow.mailauth.result import AuthStatus
+from mailflow.mailauth.signed_message import SignedMessage
 from mailflow.receive.checks import (
     LOOP,
     MAX_DELIVERED_TO_FIELDS,
     MAX_RECEIVED_FIELDS,
     MAX_REVERSE_NAMES,
+    ReverseName,
     refuse_loop,
     refuse_null_mx,
-    take_header,
+    take_message,
     verify_client_name,
 )
 from mailflow.testing import Zone, ZoneResolver
+
+GOOD = ReverseName(AuthStatus.PASS, "mx.a.example")
+FAIL = ReverseName(AuthStatus.FAIL)
+NO_NAME = ReverseName(AuthStatus.PERMERROR)
+UNANSWERED = ReverseName(AuthStatus.TEMPERROR)
 
 JOE = parse_mailbox("joe@example.org")
 
 
 @pytest.mark.parametrize(
-    ("zone", "ip", "name"),
+    ("zone", "ip", "expected"),
     [
-        ({"192.0.2.1": [{"PTR": "mx.a.example"}], "mx.a.example": [{"A": "192.0.2.1"}]}, "192.0.2.1", "mx.a.example"),
+        (
+            {"192.0.2.1": [{"PTR": "mx.a.example"}], "mx.a.example": [{"A": "192.0.2.1"}]},
+            "192.0.2.1",
+            GOOD,
+        ),
         (
             {"2001:db8::1": [{"PTR": "mx.a.example"}], "mx.a.example": [{"AAAA": "2001:db8::1"}]},
             "2001:db8::1",
-            "mx.a.example",
+            GOOD,
         ),
         (
             {"192.0.2.1": [{"PTR": "no.a.example"}, {"PTR": "mx.a.example"}], "mx.a.example": [{"A": "192.0.2.1"}]},
             "192.0.2.1",
-            "mx.a.example",
+            GOOD,
         ),
-        ({"192.0.2.1": [{"PTR": "mx.a.example"}], "mx.a.example": [{"A": "192.0.2.2"}]}, "192.0.2.1", None),
-        ({"192.0.2.1": [{"PTR": "mx.a.example"}]}, "192.0.2.1", None),
-        ({"mx.a.example": [{"A": "192.0.2.1"}]}, "192.0.2.1", None),
-        ({}, "192.0.2.1", None),
-        ({"192.0.2.1": ["TIMEOUT"]}, "192.0.2.1", None),
-        ({"192.0.2.1": [{"PTR": "mx.a.example"}], "mx.a.example": ["SERVFAIL"]}, "192.0.2.1", None),
-        ({}, "fe80::1%lo", None),
-        ({}, "", None),
+        ({"192.0.2.1": [{"PTR": "mx.a.example"}], "mx.a.example": [{"A": "192.0.2.2"}]}, "192.0.2.1", FAIL),
+        ({"192.0.2.1": [{"PTR": "mx.a.example"}]}, "192.0.2.1", FAIL),
+        ({"mx.a.example": [{"A": "192.0.2.1"}]}, "192.0.2.1", NO_NAME),
+        ({}, "192.0.2.1", NO_NAME),
+        ({"192.0.2.1": ["TIMEOUT"]}, "192.0.2.1", UNANSWERED),
+        ({"192.0.2.1": [{"PTR": "mx.a.example"}], "mx.a.example": ["SERVFAIL"]}, "192.0.2.1", UNANSWERED),
+        ({}, "fe80::1%lo", NO_NAME),
+        ({}, "", NO_NAME),
     ],
 )
-async def test_reverse_name_counts_only_if_it_leads_back(zone: Zone, ip: str, name: str | None) -> None:
-    assert await verify_client_name(ZoneResolver(zone), ip) == name
+async def test_reverse_name_counts_only_if_it_leads_back(zone: Zone, ip: str, expected: ReverseName) -> None:
+    assert await verify_client_name(ZoneResolver(zone), ip) == expected
 
 
 async def test_name_whose_addresses_cannot_be_had_does_not_hide_the_next() -> None:
@@ -54,13 +66,13 @@ async def test_name_whose_addresses_cannot_be_had_does_not_hide_the_next() -> No
         "broken.a.example": ["TIMEOUT"],
         "mx.a.example": [{"A": "192.0.2.1"}],
     }
-    assert await verify_client_name(ZoneResolver(zone), "192.0.2.1") == "mx.a.example"
+    assert await verify_client_name(ZoneResolver(zone), "192.0.2.1") == GOOD
 
 
 async def test_only_ten_reverse_names_are_looked_at_and_only_in_the_clients_family() -> None:
     zone = {"192.0.2.1": [{"PTR": f"n{n}.a.example"} for n in range(20)], "n19.a.example": [{"A": "192.0.2.1"}]}
     resolver = ZoneResolver(zone)
-    assert await verify_client_name(resolver, "192.0.2.1") is None
+    assert await verify_client_name(resolver, "192.0.2.1") == FAIL
     assert [rdtype for _, rdtype in resolver.queries] == [RdType.PTR] + [RdType.A] * MAX_REVERSE_NAMES
 
 
@@ -102,17 +114,17 @@ async def test_sender_without_a_domain_is_not_asked_about(sender: Address | None
 
 def test_header_of_the_limit_is_taken_and_a_longer_one_refused() -> None:
     content = b"Subject: x\r\n\r\nbody\r\n"
-    assert take_header(content, max_bytes=12) == b"Subject: x\r\n"
+    assert take_message(content, max_header_bytes=12).header_end == 12
     with pytest.raises(ProtocolError) as error:
-        take_header(content, max_bytes=11)
+        take_message(content, max_header_bytes=11)
     assert str(error.value.reply).startswith("554 5.6.0 ")
 
 
 def test_fifty_received_fields_pass_and_one_more_is_a_loop() -> None:
     field = b"RECEIVED: from a\r\n\tby b; date\r\n"
-    refuse_loop(field * MAX_RECEIVED_FIELDS, [JOE])
+    refuse_loop(SignedMessage(field * MAX_RECEIVED_FIELDS), [JOE])
     with pytest.raises(ProtocolError) as error:
-        refuse_loop(field * (MAX_RECEIVED_FIELDS + 1), [JOE])
+        refuse_loop(SignedMessage(field * (MAX_RECEIVED_FIELDS + 1)), [JOE])
     assert error.value.reply is LOOP
     assert str(LOOP).startswith("554 5.4.6 ")
 
@@ -129,9 +141,9 @@ def test_fifty_received_fields_pass_and_one_more_is_a_loop() -> None:
     ],
 )
 def test_delivered_to_one_of_the_recipients_is_a_loop(value: str) -> None:
-    header = f"Subject: x\r\nDelivered-To:{value}\r\n".encode()
+    message = SignedMessage(f"Subject: x\r\nDelivered-To:{value}\r\n".encode())
     with pytest.raises(ProtocolError) as error:
-        refuse_loop(header, [parse_mailbox("other@example.org"), JOE])
+        refuse_loop(message, [parse_mailbox("other@example.org"), JOE])
     assert error.value.reply is LOOP
 
 
@@ -148,17 +160,18 @@ def test_delivered_to_one_of_the_recipients_is_a_loop(value: str) -> None:
     ],
 )
 def test_other_headers_are_no_loop(header: str) -> None:
-    refuse_loop(header.encode(), [JOE])
+    refuse_loop(SignedMessage(header.encode()), [JOE])
 
 
 def test_delivered_to_compares_domains_in_a_labels() -> None:
+    message = SignedMessage(b"Delivered-To: joe@xn--bcher-kva.example\r\n")
     with pytest.raises(ProtocolError):
-        refuse_loop(b"Delivered-To: joe@xn--bcher-kva.example\r\n", [parse_mailbox("joe@bücher.example")])
+        refuse_loop(message, [parse_mailbox("joe@bücher.example")])
 
 
 def test_too_many_delivered_to_fields_are_a_loop_whomever_they_name() -> None:
     field = b"Delivered-To: somebody@else.test\r\n"
-    refuse_loop(field * MAX_DELIVERED_TO_FIELDS, [JOE])
+    refuse_loop(SignedMessage(field * MAX_DELIVERED_TO_FIELDS), [JOE])
     with pytest.raises(ProtocolError) as error:
-        refuse_loop(field * (MAX_DELIVERED_TO_FIELDS + 1), [JOE])
+        refuse_loop(SignedMessage(field * (MAX_DELIVERED_TO_FIELDS + 1)), [JOE])
     assert error.value.reply is LOOP

@@ -1,0 +1,194 @@
+"""DKIM: which domains vouch for this message as it stands? (RFC 6376, 8301, 8463, 8616)
+
+Every signature up to MAX_SIGNATURES gives a result, whatever others say. The order of work keeps what a stranger can
+make us do small: fields are read, keys asked for together, header signatures checked, and only for a good one is the
+body hashed. A pass means that the fields and the whole body are as they were signed: a signature whose l= leaves a part
+of the body open, or beside which somebody put another From, Subject… is `policy` and counts for nobody.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mailflow.dns import Resolver
+from mailflow.mailauth.canonical import BodyDigest, Canonicalization
+from mailflow.mailauth.dkim_key import KeyRecord, find_keys
+from mailflow.mailauth.dkim_signature import MessageSignature, parse_dkim_signature
+from mailflow.mailauth.dkim_tags import SignatureFault, parse_tag_list, permanent_fault, to_domain
+from mailflow.mailauth.result import AuthStatus, DkimResult
+from mailflow.mailauth.signed_message import SignedMessage
+
+MAX_SIGNATURES: Final = 10
+MAX_CLOCK_SKEW_S: Final = 900
+# Fields that there may be one of (RFC 5322 s3.6, 2045) and that a reader shows or obeys: which of two is his choice.
+SINGLE_FIELDS: Final = (
+    *(b"from", b"sender", b"reply-to", b"to", b"cc", b"subject", b"date"),
+    *(b"content-type", b"content-transfer-encoding"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """A signature that could be read; `result` is what is known of it so far, `key` the one that made it."""
+
+    position: int
+    signature: MessageSignature
+    agent_domain: str
+    result: DkimResult
+    key: KeyRecord | None = None
+
+
+_Keys = tuple[KeyRecord, ...] | SignatureFault
+
+
+async def verify_dkim(message: bytes, *, resolver: Resolver, now: float | None = None) -> list[DkimResult]:
+    """Check the signatures of a message; results in header order, top first, [] where there is none.
+
+    `now` is a Unix time in seconds, None the clock. Behind MAX_SIGNATURES one result (policy) stands for all the rest.
+    """
+    return await verify_dkim_signatures(SignedMessage(message), resolver=resolver, now=now)
+
+
+async def verify_dkim_signatures(
+    message: SignedMessage, *, resolver: Resolver, now: float | None = None
+) -> list[DkimResult]:
+    """Do as verify_dkim does, with a message that has been split already."""
+    positions = message.positions(b"dkim-signature")
+    if not positions:
+        return []
+    now = time.time() if now is None else now
+    read = [_read_signature(message, position, now) for position in positions[:MAX_SIGNATURES]]
+    keys = await _find_all_keys([item for item in read if isinstance(item, _Candidate)], resolver)
+    checked = []
+    for item in read:
+        checked.append(_check_header(message, item, keys) if isinstance(item, _Candidate) else item)
+        if len(read) > 1:  # ten of the largest keys are worth 20 ms
+            await asyncio.sleep(0)
+    digests = await _hash_bodies(message, [item.signature for item in checked if isinstance(item, _Candidate)])
+    results = [
+        _judge(message, item, digests[item.signature.body_form], now) if isinstance(item, _Candidate) else item
+        for item in checked
+    ]
+    if (unread := len(positions) - MAX_SIGNATURES) > 0:
+        results.append(DkimResult(AuthStatus.POLICY, reason=f"{unread} more signatures were not looked at"))
+    return _shorten_tags_b(results)
+
+
+def _read_signature(message: SignedMessage, position: int, now: float) -> _Candidate | DkimResult:
+    result = DkimResult(AuthStatus.NONE)
+    try:
+        tags = parse_tag_list(message.fields[position].value)
+        result = DkimResult(
+            AuthStatus.NONE,
+            domain=to_domain(tags.get("d", "")) or "",
+            selector=tags.get("s", ""),
+            algorithm=tags.get("a", ""),
+            auid=tags.get("i", ""),
+            tag_b=tags.get("b", "").replace(" ", "").replace("\t", ""),
+        )
+        signature, agent_domain = parse_dkim_signature(tags)
+        if signature.expires_at is not None and now > signature.expires_at:
+            raise permanent_fault("the signature has expired (x=)")
+    except SignatureFault as fault:
+        return _failed(result, fault)
+    return _Candidate(position, signature, agent_domain, result)
+
+
+async def _find_all_keys(candidates: list[_Candidate], resolver: Resolver) -> dict[tuple[str, str], _Keys]:
+    names = {(item.signature.domain, item.signature.selector) for item in candidates}
+    if len(names) < 2:  # as nearly always: no task for it
+        return {name: await _find_keys(resolver, *name) for name in names}
+    async with asyncio.TaskGroup() as group:
+        tasks = {name: group.create_task(_find_keys(resolver, *name)) for name in names}
+    return {name: task.result() for name, task in tasks.items()}
+
+
+async def _find_keys(resolver: Resolver, domain: str, selector: str) -> _Keys:
+    try:
+        return await find_keys(resolver, domain, selector)
+    except SignatureFault as fault:
+        return fault
+
+
+def _check_header(
+    message: SignedMessage, item: _Candidate, found: dict[tuple[str, str], _Keys]
+) -> _Candidate | DkimResult:
+    """Look for a key that may have made this signature and did: the candidate goes on with it."""
+    signature = item.signature
+    keys = found[signature.domain, signature.selector]
+    if isinstance(keys, SignatureFault):
+        return _failed(item.result, keys)
+    fitting = [key for key in keys if key.fits(signature.algorithm)]
+    if not fitting:
+        return _failed(item.result, permanent_fault("the key is of another type than the signature (k=, a=)"))
+    allowed = [key for key in fitting if not key.is_strict or item.agent_domain == signature.domain]
+    if not allowed:
+        return _failed(item.result, permanent_fault("the key allows no subdomain in the identity (t=s, i=)"))
+    signed = message.header_input(signature.signed_fields, item.position, signature.header_form)
+    for key in allowed:
+        if key.verifies(signature.signature, signed):
+            return _Candidate(item.position, signature, item.agent_domain, item.result, key)
+    return _end(item.result, AuthStatus.FAIL, "the signature does not fit the signed fields", allowed[0])
+
+
+async def _hash_bodies(
+    message: SignedMessage, signatures: list[MessageSignature]
+) -> dict[Canonicalization, BodyDigest]:
+    lengths: dict[Canonicalization, set[int]] = {}
+    for signature in signatures:
+        lengths.setdefault(signature.body_form, set())
+        if signature.length is not None:
+            lengths[signature.body_form].add(signature.length)
+    return {form: await message.hash_body(form, wanted) for form, wanted in lengths.items()}
+
+
+def _judge(message: SignedMessage, item: _Candidate, digest: BodyDigest, now: float) -> DkimResult:
+    """Give the result of a signature whose header is good."""
+    signature, result, key = item.signature, item.result, item.key
+    body_hash = digest.of(signature.length)
+    if body_hash is None:  # "MUST NOT be larger than the actual number of octets"
+        return _end(result, AuthStatus.PERMERROR, "the signed length (l=) is larger than the body", key)
+    if body_hash != signature.body_hash:
+        return _end(result, AuthStatus.FAIL, "the body is not the one that was signed", key)
+    if signature.length is not None and signature.length < digest.size_octets:
+        reason = f"only {signature.length} of the {digest.size_octets} octets of the body are signed (l=)"
+        return _end(result, AuthStatus.POLICY, reason, key)
+    if added := find_added_field(message, signature.signed_fields):
+        reason = f"the message has more {added.decode().title()} fields than were signed"
+        return _end(result, AuthStatus.POLICY, reason, key)
+    # s3.5 lets us ignore it; a wrong clock is what it mostly is.
+    is_early = signature.signed_at is not None and signature.signed_at > now + MAX_CLOCK_SKEW_S
+    return _end(result, AuthStatus.PASS, "its time (t=) lies in the future" if is_early else None, key)
+
+
+def find_added_field(message: SignedMessage, signed_fields: tuple[bytes, ...]) -> bytes | None:
+    """Name a field that was signed and now has unsigned company: a reader may show that instead (s8.15)."""
+    signed: Counter[bytes] | None = None
+    for name in SINGLE_FIELDS:
+        count = len(message.positions(name))
+        if count > 1:
+            signed = signed or Counter(signed_fields)
+            if 0 < signed[name] < count:
+                return name
+    return None
+
+
+def _failed(result: DkimResult, fault: SignatureFault) -> DkimResult:
+    return _end(result, fault.status, fault.reason, None)
+
+
+def _end(result: DkimResult, status: AuthStatus, reason: str | None, key: KeyRecord | None) -> DkimResult:
+    if key is None:
+        return replace(result, status=status, reason=reason)
+    return replace(result, status=status, reason=reason, key_bits=key.bits, is_testing=key.is_testing)
+
+
+def _shorten_tags_b(results: list[DkimResult]) -> list[DkimResult]:
+    """Cut b= to what tells the signatures apart, 8 octets or more (RFC 6008 s4)."""
+    tags = {result.tag_b for result in results}
+    length = 8
+    while len({tag[:length] for tag in tags}) < len(tags):
+        length *= 2
+    return [replace(result, tag_b=result.tag_b[:length]) for result in results]
