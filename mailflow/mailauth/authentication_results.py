@@ -92,7 +92,7 @@ def _describe_iprev(status: AuthStatus, client_ip: str) -> list[str]:
 
 
 def _methodspec(method: str, status: AuthStatus, reason: str | None) -> list[str]:
-    if reason:
+    if reason and status is not AuthStatus.NONE:  # none says it all
         return [f"{method}={status.value}", f"reason={spell_text(reason)}"]
     return [f"{method}={status.value}"]
 

@@ -16,7 +16,9 @@ from tests.integration.mail_client import MailClient
 from tests.integration.mailflow_process import MailflowProcess, route
 from tests.servers import require_program
 
-TRACE_FIELD = re.compile(rb"(Return-Path|Delivered-To|Received):[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*")
+TRACE_FIELD = re.compile(
+    rb"(Return-Path|Delivered-To|Received|Authentication-Results):[^\r\n]*\r\n(?:[ \t][^\r\n]*\r\n)*"
+)
 HEADER = b"From: <a@sender.example>\r\nTo: <alice@example.org>\r\nSubject: %b\r\nMessage-ID: <%b@sender.example>\r\n"
 LOREM = b"Nothing in this line is to be changed on its way. " * 19 + b"\r\n"  # 952 octets
 TAILS = {
@@ -38,12 +40,12 @@ def message(name: str, token: str) -> bytes:
 
 
 def without_trace(delivered: bytes) -> bytes:
-    """What follows the four trace fields: two of the final delivery, Dovecot's Received, ours."""
+    """What follows the five trace fields: two of the final delivery, Dovecot's Received, our two."""
     names: list[bytes] = []
-    while len(names) < 4 and (field := TRACE_FIELD.match(delivered)):
+    while len(names) < 5 and (field := TRACE_FIELD.match(delivered)):
         names.append(field[1])
         delivered = delivered[field.end() :]
-    assert names == [b"Return-Path", b"Delivered-To", b"Received", b"Received"]
+    assert names == [b"Return-Path", b"Delivered-To", b"Received", b"Authentication-Results", b"Received"]
     return delivered
 
 

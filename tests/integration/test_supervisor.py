@@ -115,7 +115,7 @@ async def test_a_reload_changes_routes_and_certificate_and_drops_no_session(tmp_
         )
         await reload(mailflow)
 
-        begun.send(b"Subject: begun before\r\n\r\nx\r\n.\r\n")
+        begun.send(b"From: a@client.example\r\nSubject: begun before\r\n\r\nx\r\n.\r\n")
         assert (await begun.reply()).startswith(DELIVERED)
         for client in clients:
             assert (await client.ask("bob@new.example")).startswith("250 ")
