@@ -227,7 +227,7 @@ def test_what_is_kept_shows_our_id_to_no_reader_before_the_first_semicolon(conte
     value = content.replace(b"\r\n", b"")
     if claims_id(value, ID):
         return
-    text = value.decode()
+    text = value.decode("utf-8", "replace")
     naive = re.sub(r"\([^()]*\)", "", text).partition(";")[0].replace('"', "").replace("\\", "").split()
     assert ID not in [word.lower() for word in naive]
     assert ID not in [word.lower() for word in text.partition(";")[0].split()]
