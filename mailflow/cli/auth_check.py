@@ -15,10 +15,10 @@ from mailflow.app import mail_policy
 from mailflow.cli.auth_report import Report, print_json, print_text
 from mailflow.config import ConfigFaults, Settings, load_settings
 from mailflow.config.value import parse_nameserver
-from mailflow.dns import BudgetedResolver, RecordingResolver, Resolver, StubResolver
+from mailflow.dns import RecordingResolver, Resolver, StubResolver
 from mailflow.mail.address import Address, AddressSyntaxError, parse_mailbox
 from mailflow.mailauth.signed_message import SignedMessage
-from mailflow.receive.authenticate import Arrival, Method, authenticate
+from mailflow.receive.authenticate import Arrival, Method, authenticate, share_budget
 from mailflow.receive.checks import verify_client_name
 from mailflow.receive.verdict import Action, Policy, decide
 
@@ -89,9 +89,9 @@ async def check_message(
     receiver: str,
 ) -> Report:
     """Authenticate one message, decide, and keep what each check read from the DNS."""
-    budget = BudgetedResolver(resolver)
-    recorders = {method: RecordingResolver(budget) for method in Method}
-    iprev = RecordingResolver(budget)
+    budget = share_budget(resolver)
+    recorders = {method: RecordingResolver(budget(method)) for method in Method}
+    iprev = RecordingResolver(resolver)
     reverse_name = await verify_client_name(iprev, client_ip)
     evidence = await authenticate(
         SignedMessage(content),
