@@ -9,7 +9,7 @@ relay. In `monitor` everything is judged and nothing is done.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
 from mailflow.mail.reply import Reply, printable
@@ -17,6 +17,7 @@ from mailflow.mailauth.arc_trust import find_trusted_set
 from mailflow.mailauth.author import AuthorFault
 from mailflow.mailauth.result import AuthStatus, DmarcPolicy, DmarcResult
 from mailflow.receive.evidence import Evidence
+from mailflow.receive.proxy_trust import is_in
 
 MAX_DOMAIN_CHARS = 100  # of a domain in a reply: it must stay one line of 512 octets (RFC 5321 s4.5.3.1.5)
 
@@ -107,8 +108,10 @@ def _effect(dmarc: DmarcResult) -> Action:
     match dmarc.status:
         case AuthStatus.FAIL:
             return _DISPOSITIONS[dmarc.disposition or DmarcPolicy.NONE]
-        case AuthStatus.TEMPERROR:  # what is aligned by name alone is aligned under any record
-            return Action.ACCEPT if dmarc.aligned_spf or dmarc.aligned_dkim else Action.DEFER
+        case AuthStatus.TEMPERROR:
+            # What is aligned by name alone is aligned under any record, and who asks for nothing hangs on no answer.
+            is_settled = dmarc.aligned_spf or dmarc.aligned_dkim or dmarc.disposition is DmarcPolicy.NONE
+            return Action.ACCEPT if is_settled else Action.DEFER
         case _:
             return Action.ACCEPT
 
@@ -124,8 +127,8 @@ def _hangs_on_dns(evidence: Evidence, policy: Policy) -> bool:
     """Tell whether an answer that did not come could have led to another action."""
     if policy.trusted_arc_sealers and evidence.arc.status is AuthStatus.TEMPERROR:
         return True
-    answered = evidence.dmarc_if_answered
-    return answered is not None and _effect(answered) is Action.ACCEPT
+    answered = evidence.dmarc_if_answered  # DEFER: another answer is missing as well, and the two together could
+    return answered is not None and _effect(answered) in (Action.ACCEPT, Action.DEFER)
 
 
 def _accept(dmarc: DmarcResult) -> Verdict:
@@ -133,9 +136,12 @@ def _accept(dmarc: DmarcResult) -> Verdict:
     match dmarc.status:
         case AuthStatus.PASS:
             return Verdict(Action.ACCEPT, Rule.DMARC_PASS, f"Accepted: the author's domain {domain} is authenticated.")
-        case AuthStatus.TEMPERROR:
+        case AuthStatus.TEMPERROR if dmarc.aligned_spf or dmarc.aligned_dkim:
             reason = f"Accepted: the author's domain {domain} is authenticated, whatever its DMARC record says."
             return Verdict(Action.ACCEPT, Rule.DMARC_PASS, reason)
+        case AuthStatus.TEMPERROR:
+            reason = f"Accepted: whether {domain} stands for this message is not known, and it asks for nothing anyway."
+            return Verdict(Action.ACCEPT, Rule.DMARC_POLICY, reason)
         case AuthStatus.FAIL:
             reason = f"Accepted: the author's domain {domain} is not authenticated, and asks for nothing to be done."
             return Verdict(Action.ACCEPT, Rule.DMARC_POLICY, reason)
@@ -170,11 +176,8 @@ def _find_override(evidence: Evidence, dmarc: DmarcResult, policy: Policy) -> Ve
 
 
 def _find_allowance(evidence: Evidence, policy: Policy) -> Allowance | None:
-    if not policy.allow or not evidence.client_ip:
-        return None
-    client = ip_address(evidence.client_ip.partition("%")[0])
     for entry in policy.allow:
-        if client in entry.network and _covers(entry.domain, evidence.author_domain):
+        if is_in((entry.network,), evidence.client_ip) and _covers(entry.domain, evidence.author_domain):
             return entry
     return None
 
