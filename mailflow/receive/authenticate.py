@@ -17,7 +17,7 @@ from mailflow.mailauth.arc import verify_arc_chain
 from mailflow.mailauth.author import Author, read_author
 from mailflow.mailauth.dkim import verify_dkim_signatures
 from mailflow.mailauth.dmarc import PolicyDiscovery, discover_policy
-from mailflow.mailauth.result import AuthStatus, DkimResult, DmarcResult, SpfIdentity, SpfResult
+from mailflow.mailauth.result import AuthStatus, DkimResult, DmarcResult, SpfResult
 from mailflow.mailauth.signed_message import SignedMessage
 from mailflow.receive.checks import ReverseName
 from mailflow.receive.evidence import Evidence
@@ -36,10 +36,7 @@ class Method(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """How a message came: who brought it and what its envelope says. `reverse_path` None is the null sender.
-
-    `client_ip` is "" where the client had gone before it was looked at.
-    """
+    """How a message came: who brought it and what its envelope says. `reverse_path` None is the null sender."""
 
     client_ip: str
     helo: str
@@ -57,7 +54,16 @@ async def authenticate(
     """
     author = read_author(message.content, (message.fields, message.body_start))
     async with asyncio.TaskGroup() as group:
-        spf = group.create_task(_check_sender(arrival, resolver_for(Method.SPF), now=now, receiver=receiver))
+        spf = group.create_task(
+            check_spf(
+                ip=arrival.client_ip,
+                helo=arrival.helo,
+                sender=str(arrival.reverse_path or ""),
+                resolver=resolver_for(Method.SPF),
+                receiver=receiver,
+                now=now,
+            )
+        )
         dkim = group.create_task(verify_dkim_signatures(message, resolver=resolver_for(Method.DKIM), now=now))
         arc = group.create_task(verify_arc_chain(message, resolver=resolver_for(Method.ARC), now=now))
         domain = author.domain if isinstance(author, Author) else None
@@ -79,22 +85,6 @@ async def authenticate(
         arc=arc.result(),
         dmarc=dmarc,
         dmarc_if_answered=if_answered,
-    )
-
-
-async def _check_sender(arrival: Arrival, resolver: Resolver, *, now: float, receiver: str) -> SpfResult:
-    if not arrival.client_ip:  # whoever reset the connection before it was looked at still has the message
-        domain, identity = arrival.helo, SpfIdentity.HELO
-        if arrival.reverse_path is not None:
-            domain, identity = arrival.reverse_path.ascii_domain, SpfIdentity.MAILFROM
-        return SpfResult(AuthStatus.TEMPERROR, domain, identity, reason="the client has gone, and its address with it")
-    return await check_spf(
-        ip=arrival.client_ip,
-        helo=arrival.helo,
-        sender=str(arrival.reverse_path or ""),
-        resolver=resolver,
-        receiver=receiver,
-        now=now,
     )
 
 

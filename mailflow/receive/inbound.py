@@ -43,6 +43,7 @@ CLIENT_NAME_WAIT_S = 0.5  # at the end of DATA, for a reverse name that is still
 MESSAGE_COMMANDS = frozenset({"DATA", "BDAT"})
 ENVELOPE_COMMANDS = frozenset({"MAIL", "RCPT", *MESSAGE_COMMANDS})
 
+NO_ADDRESS = Reply(421, "4.4.2", "Connection lost")
 UNANSWERED = ReverseName(AuthStatus.TEMPERROR)
 
 log = structlog.get_logger()
@@ -101,6 +102,8 @@ class Inbound:
     ) -> None:
         """Judge the envelope sender's domain. SPF waits for the message: nothing is decided by it alone."""
         assert envelope.mail is not None
+        if not session.ip:  # gone before it was looked at: nobody hears this, and nothing of it can be authenticated
+            raise ProtocolError(NO_ADDRESS, closes=True)
         session.context.facts = {"mail_from": address}
         resolver = BudgetedResolver(self._resolver, max_queries=DNS_QUERIES_PER_CLIENT, max_seconds=SENDER_DNS_S)
         await refuse_null_mx(resolver, envelope.mail.reverse_path)

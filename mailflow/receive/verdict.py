@@ -108,8 +108,7 @@ def _effect(dmarc: DmarcResult) -> Action:
     match dmarc.status:
         case AuthStatus.FAIL:
             return _DISPOSITIONS[dmarc.disposition or DmarcPolicy.NONE]
-        case AuthStatus.TEMPERROR:
-            # What is aligned by name alone is aligned under any record, and who asks for nothing hangs on no answer.
+        case AuthStatus.TEMPERROR:  # what is aligned by name alone is aligned under any record
             is_settled = dmarc.aligned_spf or dmarc.aligned_dkim or dmarc.disposition is DmarcPolicy.NONE
             return Action.ACCEPT if is_settled else Action.DEFER
         case _:
@@ -127,8 +126,8 @@ def _hangs_on_dns(evidence: Evidence, policy: Policy) -> bool:
     """Tell whether an answer that did not come could have led to another action."""
     if policy.trusted_arc_sealers and evidence.arc.status is AuthStatus.TEMPERROR:
         return True
-    answered = evidence.dmarc_if_answered  # DEFER: another answer is missing as well, and the two together could
-    return answered is not None and _effect(answered) in (Action.ACCEPT, Action.DEFER)
+    answered = evidence.dmarc_if_answered
+    return answered is not None and _effect(answered) is Action.ACCEPT
 
 
 def _accept(dmarc: DmarcResult) -> Verdict:
@@ -140,7 +139,9 @@ def _accept(dmarc: DmarcResult) -> Verdict:
             reason = f"Accepted: the author's domain {domain} is authenticated, whatever its DMARC record says."
             return Verdict(Action.ACCEPT, Rule.DMARC_PASS, reason)
         case AuthStatus.TEMPERROR:
-            reason = f"Accepted: whether {domain} stands for this message is not known, and it asks for nothing anyway."
+            reason = (
+                f"Accepted: whether {domain} stands for this message is not known, but it asks for nothing to be done."
+            )
             return Verdict(Action.ACCEPT, Rule.DMARC_POLICY, reason)
         case AuthStatus.FAIL:
             reason = f"Accepted: the author's domain {domain} is not authenticated, and asks for nothing to be done."
