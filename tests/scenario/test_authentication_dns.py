@@ -9,6 +9,8 @@ from structlog.testing import capture_logs
 
 from mailflow.dns import Answer, RdType, Record
 from mailflow.testing import ZoneResolver
+from tests.arc_chains import pass_on
+from tests.arc_chains import zone as hop_zone
 from tests.scenario.mailauth_site import CONTENT, ENFORCE, KEY, SIGNED, ZONE, asking, decisions, send
 from tests.scenario.service import serve
 
@@ -88,6 +90,28 @@ HOSTILE: dict[str, list[Any]] = {
     **{name: [{"MX": [host, f"x{host}.{name}"]} for host in range(10)] for name in NAMES},
     **{f"x{host}.{name}": [{"A": "192.0.2.200"}] for host in range(10) for name in NAMES},
 }
+
+
+@pytest.mark.parametrize(
+    ("trusted", "key", "expected"),
+    [
+        ("hop1.example", hop_zone("hop1.example"), ("250 2.0.0 Ok ", "override_arc")),
+        ("hop1.example", {"s._domainkey.hop1.example": ["TIMEOUT"]}, DEFERRED),
+        ("hop1.example", {}, REFUSED),
+        ("", {"s._domainkey.hop1.example": ["TIMEOUT"]}, REFUSED),
+        ("", hop_zone("hop1.example"), REFUSED),
+    ],
+)
+async def test_key_of_a_seal_matters_where_sealers_are_trusted(
+    tmp_path: Path, trusted: str, key: dict[str, list[Any]], expected: tuple[str, str]
+) -> None:
+    sealed = await pass_on(SIGNED, "hop1.example", change=(b"Hello Alice", b"Hello all"))
+    config = f"[mailauth]\ntrusted_arc_sealers = {[trusted] if trusted else []}\n"
+    with capture_logs() as events:
+        async with serve(tmp_path, config=config, zone=ZONE | key) as service:
+            assert (await send(await service.greeted(), sealed)).startswith(expected[0])
+    (event,) = decisions(events)
+    assert event["rule"] == expected[1]
 
 
 class Far(ZoneResolver):
