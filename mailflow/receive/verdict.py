@@ -9,7 +9,7 @@ relay. In `monitor` everything is judged and nothing is done.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
 from mailflow.mail.reply import Reply, printable
@@ -17,6 +17,7 @@ from mailflow.mailauth.arc_trust import find_trusted_set
 from mailflow.mailauth.author import AuthorFault
 from mailflow.mailauth.result import AuthStatus, DmarcPolicy, DmarcResult
 from mailflow.receive.evidence import Evidence
+from mailflow.receive.proxy_trust import is_in
 
 MAX_DOMAIN_CHARS = 100  # of a domain in a reply: it must stay one line of 512 octets (RFC 5321 s4.5.3.1.5)
 
@@ -108,7 +109,8 @@ def _effect(dmarc: DmarcResult) -> Action:
         case AuthStatus.FAIL:
             return _DISPOSITIONS[dmarc.disposition or DmarcPolicy.NONE]
         case AuthStatus.TEMPERROR:  # what is aligned by name alone is aligned under any record
-            return Action.ACCEPT if dmarc.aligned_spf or dmarc.aligned_dkim else Action.DEFER
+            is_settled = dmarc.aligned_spf or dmarc.aligned_dkim or dmarc.disposition is DmarcPolicy.NONE
+            return Action.ACCEPT if is_settled else Action.DEFER
         case _:
             return Action.ACCEPT
 
@@ -133,9 +135,14 @@ def _accept(dmarc: DmarcResult) -> Verdict:
     match dmarc.status:
         case AuthStatus.PASS:
             return Verdict(Action.ACCEPT, Rule.DMARC_PASS, f"Accepted: the author's domain {domain} is authenticated.")
-        case AuthStatus.TEMPERROR:
+        case AuthStatus.TEMPERROR if dmarc.aligned_spf or dmarc.aligned_dkim:
             reason = f"Accepted: the author's domain {domain} is authenticated, whatever its DMARC record says."
             return Verdict(Action.ACCEPT, Rule.DMARC_PASS, reason)
+        case AuthStatus.TEMPERROR:
+            reason = (
+                f"Accepted: whether {domain} stands for this message is not known, but it asks for nothing to be done."
+            )
+            return Verdict(Action.ACCEPT, Rule.DMARC_POLICY, reason)
         case AuthStatus.FAIL:
             reason = f"Accepted: the author's domain {domain} is not authenticated, and asks for nothing to be done."
             return Verdict(Action.ACCEPT, Rule.DMARC_POLICY, reason)
@@ -170,11 +177,8 @@ def _find_override(evidence: Evidence, dmarc: DmarcResult, policy: Policy) -> Ve
 
 
 def _find_allowance(evidence: Evidence, policy: Policy) -> Allowance | None:
-    if not policy.allow or not evidence.client_ip:
-        return None
-    client = ip_address(evidence.client_ip.partition("%")[0])
     for entry in policy.allow:
-        if client in entry.network and _covers(entry.domain, evidence.author_domain):
+        if is_in((entry.network,), evidence.client_ip) and _covers(entry.domain, evidence.author_domain):
             return entry
     return None
 

@@ -135,6 +135,8 @@ def test_monitor_takes_everything_and_tells_what_would_be_done(evidence: Evidenc
         ((".bank.example", "192.0.2.0/24"), "192.0.2.1", True),
         (("*", "192.0.2.0/24"), "192.0.2.1", True),
         (("*", "2001:db8::/32"), "2001:db8::1", True),
+        (("*", "192.0.2.0/24"), "::ffff:192.0.2.1", True),
+        (("*", "fe80::/64"), "fe80::1%eth0", True),
         (("bank.example", "192.0.2.0/24"), "192.0.2.1", False),
         ((".mail.bank.example", "192.0.2.0/24"), "192.0.2.1", False),
         (("*", "192.0.2.0/24"), "192.0.3.1", False),
