@@ -56,19 +56,21 @@ async def verify_arc_chain(message: SignedMessage, *, resolver: Resolver, now: f
     """Do as verify_arc does, with a message that has been split already."""
     if not any(map(message.positions, ARC_FIELDS)):
         return _NONE
+    sets: list[SealedSet] = []
     try:
         sets = collect_chain(message.fields)
         unchanged = await _find_unchanged(message, sets, time.time() if now is None else now)
         keys = await _find_all_keys(sets, unchanged, resolver)
         oldest_pass = await _verify_chain(message, sets, unchanged, keys)
     except SignatureFault as fault:
-        status = AuthStatus.TEMPERROR if fault.status is AuthStatus.TEMPERROR else AuthStatus.FAIL
-        return ArcResult(status, reason=fault.reason)
-    return ArcResult(
-        AuthStatus.PASS,
-        oldest_pass,
-        tuple(ArcSet(each.instance, each.seal.domain, each.seal.selector, each.payload) for each in sets),
-    )
+        if fault.status is AuthStatus.TEMPERROR:
+            return ArcResult(AuthStatus.TEMPERROR, sets=_describe(sets), reason=fault.reason)
+        return ArcResult(AuthStatus.FAIL, reason=fault.reason)
+    return ArcResult(AuthStatus.PASS, oldest_pass, _describe(sets))
+
+
+def _describe(sets: list[SealedSet]) -> tuple[ArcSet, ...]:
+    return tuple(ArcSet(each.instance, each.seal.domain, each.seal.selector, each.payload) for each in sets)
 
 
 async def _find_unchanged(message: SignedMessage, sets: list[SealedSet], now: float) -> list[_Signed]:
