@@ -97,7 +97,8 @@ def _judge(evidence: Evidence, policy: Policy) -> Verdict:
     override = _find_override(evidence, evidence.dmarc, policy)
     if override is not None:
         return override
-    if action is Action.DEFER or _hangs_on_dns(evidence, policy):
+    # A trusted seal could have lifted what the policy asks for.
+    if action is Action.DEFER or (policy.trusted_arc_sealers and evidence.arc.status is AuthStatus.TEMPERROR):
         return _leave_unanswered(evidence.dmarc, policy)
     return _follow_policy(evidence.dmarc, action)
 
@@ -108,7 +109,8 @@ def _effect(dmarc: DmarcResult) -> Action:
         case AuthStatus.FAIL:
             return _DISPOSITIONS[dmarc.disposition or DmarcPolicy.NONE]
         case AuthStatus.TEMPERROR:  # what is aligned by name alone is aligned under any record
-            return Action.ACCEPT if dmarc.aligned_spf or dmarc.aligned_dkim else Action.DEFER
+            is_settled = dmarc.aligned_spf or dmarc.aligned_dkim or dmarc.disposition is DmarcPolicy.NONE
+            return Action.ACCEPT if is_settled else Action.DEFER
         case _:
             return Action.ACCEPT
 
@@ -120,22 +122,19 @@ _DISPOSITIONS = {
 }
 
 
-def _hangs_on_dns(evidence: Evidence, policy: Policy) -> bool:
-    """Tell whether an answer that did not come could have led to another action."""
-    if policy.trusted_arc_sealers and evidence.arc.status is AuthStatus.TEMPERROR:
-        return True
-    answered = evidence.dmarc_if_answered
-    return answered is not None and _effect(answered) is Action.ACCEPT
-
-
 def _accept(dmarc: DmarcResult) -> Verdict:
     domain = _shown(dmarc.author_domain)
     match dmarc.status:
         case AuthStatus.PASS:
             return Verdict(Action.ACCEPT, Rule.DMARC_PASS, f"Accepted: the author's domain {domain} is authenticated.")
-        case AuthStatus.TEMPERROR:
+        case AuthStatus.TEMPERROR if dmarc.aligned_spf or dmarc.aligned_dkim:
             reason = f"Accepted: the author's domain {domain} is authenticated, whatever its DMARC record says."
             return Verdict(Action.ACCEPT, Rule.DMARC_PASS, reason)
+        case AuthStatus.TEMPERROR:
+            reason = (
+                f"Accepted: whether {domain} stands for this message is not known, but it asks for nothing to be done."
+            )
+            return Verdict(Action.ACCEPT, Rule.DMARC_POLICY, reason)
         case AuthStatus.FAIL:
             reason = f"Accepted: the author's domain {domain} is not authenticated, and asks for nothing to be done."
             return Verdict(Action.ACCEPT, Rule.DMARC_POLICY, reason)
