@@ -58,12 +58,15 @@ def organizational_domain(zone: Zone, domain: str) -> str:
 
 
 def policy_domain(zone: Zone, author: str) -> str | None:
-    """s4.10.1: the author domain, its organizational domain, its public suffix domain."""
-    if author in zone:
+    """s4.10.1: the author domain, its organizational domain, its public suffix domain; of "the set produced by the DNS
+    Tree Walk", as an organizational domain of eight labels may never have been asked.
+    """
+    found = walk(zone, author)
+    if author in found:
         return author
-    if organizational_domain(zone, author) in zone:
+    if organizational_domain(zone, author) in found:
         return organizational_domain(zone, author)
-    return next((name for name in walk(zone, author) if zone[name].get("psd") == "y"), None)
+    return next((name for name in found if zone[name].get("psd") == "y"), None)
 
 
 def judge(zone: Zone, author: str, spf: str, dkim: list[str], *, exists: bool) -> Verdict:
