@@ -23,7 +23,7 @@ from mailflow.mailauth.dkim_key import KeyRecord, find_keys
 from mailflow.mailauth.dkim_signature import MessageSignature
 from mailflow.mailauth.dkim_tags import Algorithm, SignatureFault, permanent_fault
 from mailflow.mailauth.result import ArcResult, ArcSet, AuthStatus
-from mailflow.mailauth.signed_message import SignedMessage
+from mailflow.mailauth.signed_message import SignedMessage, read_message
 
 _NONE: Final = ArcResult(AuthStatus.NONE)
 _SEAL_FORM: Final = Canonicalization.RELAXED  # s4.1.3
@@ -49,7 +49,7 @@ async def verify_arc(message: bytes, *, resolver: Resolver, now: float | None = 
 
     `now` is a Unix time in seconds, None the clock.
     """
-    return await verify_arc_chain(SignedMessage(message), resolver=resolver, now=now)
+    return await verify_arc_chain(read_message(message), resolver=resolver, now=now)
 
 
 async def verify_arc_chain(message: SignedMessage, *, resolver: Resolver, now: float | None = None) -> ArcResult:

@@ -98,7 +98,8 @@ def _judge(evidence: Evidence, policy: Policy) -> Verdict:
     override = _find_override(evidence, evidence.dmarc, policy)
     if override is not None:
         return override
-    if action is Action.DEFER or _hangs_on_dns(evidence, policy):
+    # A trusted seal could have lifted what the policy asks for.
+    if action is Action.DEFER or (policy.trusted_arc_sealers and evidence.arc.status is AuthStatus.TEMPERROR):
         return _leave_unanswered(evidence.dmarc, policy)
     return _follow_policy(evidence.dmarc, action)
 
@@ -120,14 +121,6 @@ _DISPOSITIONS = {
     DmarcPolicy.QUARANTINE: Action.QUARANTINE,
     DmarcPolicy.REJECT: Action.REJECT,
 }
-
-
-def _hangs_on_dns(evidence: Evidence, policy: Policy) -> bool:
-    """Tell whether an answer that did not come could have led to another action."""
-    if policy.trusted_arc_sealers and evidence.arc.status is AuthStatus.TEMPERROR:
-        return True
-    answered = evidence.dmarc_if_answered
-    return answered is not None and _effect(answered) is Action.ACCEPT
 
 
 def _accept(dmarc: DmarcResult) -> Verdict:

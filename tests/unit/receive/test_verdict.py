@@ -78,27 +78,27 @@ def test_dmarc_result_leads_to(result: DmarcResult, action: Action, rule: Rule) 
 
 
 @pytest.mark.parametrize(
-    ("result", "if_answered", "action"),
+    ("result", "action", "rule"),
     [
-        (dmarc(FAIL, "reject"), None, Action.REJECT),
-        (dmarc(FAIL, "reject"), dmarc(FAIL, "reject"), Action.REJECT),  # it would not have been aligned
-        (dmarc(FAIL, "reject"), dmarc(PASS, "reject"), Action.DEFER),
-        (dmarc(FAIL, "quarantine"), dmarc(PASS, "quarantine"), Action.DEFER),
-        (dmarc(FAIL, "none"), dmarc(PASS, "none"), Action.ACCEPT),  # p=none never defers
-        (dmarc(PASS, "reject"), dmarc(PASS, "reject"), Action.ACCEPT),
+        (dmarc(TEMPERROR, "reject"), Action.DEFER, Rule.DNS_UNANSWERED),
+        (dmarc(TEMPERROR, "quarantine"), Action.DEFER, Rule.DNS_UNANSWERED),
+        (dmarc(TEMPERROR, "reject", "quarantine"), Action.DEFER, Rule.DNS_UNANSWERED),
+        (dmarc(TEMPERROR, "none"), Action.ACCEPT, Rule.DMARC_POLICY),
+        (dmarc(TEMPERROR, "quarantine", "none"), Action.ACCEPT, Rule.DMARC_POLICY),  # t=y
     ],
 )
-def test_missing_answer_defers_only_where_it_could_change_the_action(
-    result: DmarcResult, if_answered: DmarcResult | None, action: Action
+def test_missing_answer_never_defers_where_the_policy_asks_for_nothing(
+    result: DmarcResult, action: Action, rule: Rule
 ) -> None:
-    assert decide(replace(EVIDENCE, dmarc=result, dmarc_if_answered=if_answered), ENFORCE).action is action
+    verdict = decide(replace(EVIDENCE, dmarc=result), ENFORCE)
+    assert (verdict.action, verdict.rule) == (action, rule)
 
 
 @pytest.mark.parametrize(
     "evidence",
     [
         replace(EVIDENCE, dmarc=dmarc(TEMPERROR)),
-        replace(EVIDENCE, dmarc_if_answered=dmarc(PASS, "reject")),
+        replace(EVIDENCE, dmarc=dmarc(TEMPERROR, "reject")),
     ],
 )
 def test_by_setting_what_hangs_on_the_dns_is_taken(evidence: Evidence) -> None:
