@@ -7,7 +7,7 @@ relay. In `monitor` everything is judged and nothing is done.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
@@ -15,7 +15,7 @@ from typing import Protocol
 from mailflow.mail.reply import Reply, printable
 from mailflow.mailauth.arc_trust import find_trusted_set
 from mailflow.mailauth.author import AuthorFault
-from mailflow.mailauth.result import AuthStatus, DmarcPolicy, DmarcResult
+from mailflow.mailauth.result import ArcResult, ArcSet, AuthStatus, DmarcPolicy, DmarcResult
 from mailflow.receive.evidence import Evidence
 from mailflow.receive.proxy_trust import is_in
 
@@ -98,8 +98,7 @@ def _judge(evidence: Evidence, policy: Policy) -> Verdict:
     override = _find_override(evidence, evidence.dmarc, policy)
     if override is not None:
         return override
-    # A trusted seal could have lifted what the policy asks for.
-    if action is Action.DEFER or (policy.trusted_arc_sealers and evidence.arc.status is AuthStatus.TEMPERROR):
+    if action is Action.DEFER or _could_be_lifted(evidence.arc, evidence.dmarc, policy):
         return _leave_unanswered(evidence.dmarc, policy)
     return _follow_policy(evidence.dmarc, action)
 
@@ -157,16 +156,24 @@ def _find_override(evidence: Evidence, dmarc: DmarcResult, policy: Policy) -> Ve
     if (allowance := _find_allowance(evidence, policy)) is not None:
         reason = f"Accepted: mail of {domain} from {allowance.network} is allowed here, whatever DMARC says."
         return Verdict(Action.ACCEPT, Rule.OVERRIDE_ALLOWED, reason)
-    sealed = find_trusted_set(
-        evidence.arc,
+    if (sealed := _find_seal(evidence.arc, dmarc, policy)) is not None:
+        reason = f"Accepted: {_shown(sealed.domain)}, trusted here, sealed that it passed for {domain} before (ARC)."
+        return Verdict(Action.ACCEPT, Rule.OVERRIDE_ARC, reason)
+    return None
+
+
+def _find_seal(arc: ArcResult, dmarc: DmarcResult, policy: Policy) -> ArcSet | None:
+    return find_trusted_set(
+        arc,
         author_domain=dmarc.author_domain,
         organizational_domain=dmarc.domain,
         trusted=policy.trusted_arc_sealers,
     )
-    if sealed is not None:
-        reason = f"Accepted: {_shown(sealed.domain)}, trusted here, sealed that it passed for {domain} before (ARC)."
-        return Verdict(Action.ACCEPT, Rule.OVERRIDE_ARC, reason)
-    return None
+
+
+def _could_be_lifted(arc: ArcResult, dmarc: DmarcResult, policy: Policy) -> bool:
+    """Tell whether a chain that the DNS left without an answer would override the policy if it held."""
+    return arc.status is AuthStatus.TEMPERROR and bool(_find_seal(replace(arc, status=AuthStatus.PASS), dmarc, policy))
 
 
 def _find_allowance(evidence: Evidence, policy: Policy) -> Allowance | None:

@@ -177,8 +177,14 @@ SEEN_GOOD = "lists.example; dmarc=pass header.from=mail.bank.example"
         (chain(("lists.example", SEEN_GOOD)), [], Action.REJECT),
         (chain(("lists.example", "lists.example; dmarc=fail")), ["lists.example"], Action.REJECT),
         (replace(chain(("lists.example", SEEN_GOOD)), status=FAIL), ["lists.example"], Action.REJECT),
-        (ArcResult(TEMPERROR), ["lists.example"], Action.DEFER),
-        (ArcResult(TEMPERROR), [], Action.REJECT),
+        (replace(chain(("lists.example", SEEN_GOOD)), status=TEMPERROR), ["lists.example"], Action.DEFER),
+        (replace(chain(("lists.example", SEEN_GOOD)), status=TEMPERROR), ["other.example"], Action.REJECT),
+        (
+            replace(chain(("lists.example", "lists.example; dmarc=fail")), status=TEMPERROR),
+            ["lists.example"],
+            Action.REJECT,
+        ),
+        (ArcResult(TEMPERROR), ["lists.example"], Action.REJECT),
     ],
 )
 def test_trusted_seal_overrides_a_failure(arc: ArcResult, trusted: Sequence[str], action: Action) -> None:
