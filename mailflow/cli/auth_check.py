@@ -20,6 +20,7 @@ from mailflow.mail.address import Address, AddressSyntaxError, parse_mailbox
 from mailflow.mailauth.signed_message import SignedMessage
 from mailflow.receive.authenticate import Arrival, Method, authenticate, share_budget
 from mailflow.receive.checks import verify_client_name
+from mailflow.receive.proxy_trust import is_in
 from mailflow.receive.verdict import Action, Policy, decide
 
 
@@ -44,11 +45,14 @@ def run_check(
     reverse_path = _parse_mail_from(mail_from)
     now = _parse_time(at) if at is not None else time.time()
     content = _read_message(file)
-    nameservers = [_parse_nameserver(nameserver)] if nameserver else _nameservers(settings)
+    nameservers = _nameservers(settings) if nameserver is None else [_parse_nameserver(nameserver)]
     policy = mail_policy(settings) if settings else Policy()
     receiver = settings.hostname if settings else "unknown"
+    may_relay = settings is not None and is_in(settings.mx.relay_from, client_ip)
     report = asyncio.run(
-        _check(content, client_ip, helo, reverse_path, nameservers, policy=policy, now=now, receiver=receiver)
+        _check(
+            content, client_ip, helo, reverse_path, nameservers, policy, may_relay=may_relay, now=now, receiver=receiver
+        )
     )
     (print_json if as_json else print_text)(report)
     return 0 if report.verdict.action in (Action.ACCEPT, Action.QUARANTINE) else 1
@@ -60,8 +64,9 @@ async def _check(
     helo: str,
     reverse_path: Address | None,
     nameservers: list[str],
-    *,
     policy: Policy,
+    *,
+    may_relay: bool,
     now: float,
     receiver: str,
 ) -> Report:
@@ -71,7 +76,7 @@ async def _check(
         raise UsageFault(f"no nameserver is known ({exc.strerror}): name one with --nameserver") from exc
     try:
         return await check_message(
-            content, client_ip, helo, reverse_path, stub, policy=policy, now=now, receiver=receiver
+            content, client_ip, helo, reverse_path, stub, policy=policy, may_relay=may_relay, now=now, receiver=receiver
         )
     finally:
         await stub.aclose()
@@ -87,6 +92,7 @@ async def check_message(
     policy: Policy,
     now: float,
     receiver: str,
+    may_relay: bool = False,
 ) -> Report:
     """Authenticate one message, decide, and keep what each check read from the DNS."""
     budget = share_budget(resolver)
@@ -95,7 +101,7 @@ async def check_message(
     reverse_name = await verify_client_name(iprev, client_ip)
     evidence = await authenticate(
         SignedMessage(content),
-        Arrival(client_ip, helo, reverse_name, reverse_path),
+        Arrival(client_ip, helo, reverse_name, reverse_path, may_relay),
         resolver_for=recorders.__getitem__,
         now=now,
         receiver=receiver,
@@ -140,10 +146,8 @@ def _parse_mail_from(text: str) -> Address | None:
 
 
 def _parse_time(text: str) -> float:
-    try:
-        return float(int(text))
-    except ValueError:
-        pass
+    if re.fullmatch(r"[0-9]{1,12}", text):  # 30,000 years
+        return float(text)
     try:
         at = datetime.fromisoformat(text)
     except ValueError as exc:

@@ -23,7 +23,7 @@ from mailflow.mailauth.dkim_key import KeyRecord, find_keys
 from mailflow.mailauth.dkim_signature import MessageSignature
 from mailflow.mailauth.dkim_tags import Algorithm, SignatureFault, permanent_fault
 from mailflow.mailauth.result import ArcResult, ArcSet, AuthStatus
-from mailflow.mailauth.signed_message import SignedMessage
+from mailflow.mailauth.signed_message import SignedMessage, read_message
 
 _NONE: Final = ArcResult(AuthStatus.NONE)
 _SEAL_FORM: Final = Canonicalization.RELAXED  # s4.1.3
@@ -49,26 +49,28 @@ async def verify_arc(message: bytes, *, resolver: Resolver, now: float | None = 
 
     `now` is a Unix time in seconds, None the clock.
     """
-    return await verify_arc_chain(SignedMessage(message), resolver=resolver, now=now)
+    return await verify_arc_chain(read_message(message), resolver=resolver, now=now)
 
 
 async def verify_arc_chain(message: SignedMessage, *, resolver: Resolver, now: float | None = None) -> ArcResult:
     """Do as verify_arc does, with a message that has been split already."""
     if not any(map(message.positions, ARC_FIELDS)):
         return _NONE
+    sets: list[SealedSet] = []
     try:
         sets = collect_chain(message.fields)
         unchanged = await _find_unchanged(message, sets, time.time() if now is None else now)
         keys = await _find_all_keys(sets, unchanged, resolver)
         oldest_pass = await _verify_chain(message, sets, unchanged, keys)
     except SignatureFault as fault:
-        status = AuthStatus.TEMPERROR if fault.status is AuthStatus.TEMPERROR else AuthStatus.FAIL
-        return ArcResult(status, reason=fault.reason)
-    return ArcResult(
-        AuthStatus.PASS,
-        oldest_pass,
-        tuple(ArcSet(each.instance, each.seal.domain, each.seal.selector, each.payload) for each in sets),
-    )
+        if fault.status is AuthStatus.TEMPERROR:
+            return ArcResult(AuthStatus.TEMPERROR, sets=_describe(sets), reason=fault.reason)
+        return ArcResult(AuthStatus.FAIL, reason=fault.reason)
+    return ArcResult(AuthStatus.PASS, oldest_pass, _describe(sets))
+
+
+def _describe(sets: list[SealedSet]) -> tuple[ArcSet, ...]:
+    return tuple(ArcSet(each.instance, each.seal.domain, each.seal.selector, each.payload) for each in sets)
 
 
 async def _find_unchanged(message: SignedMessage, sets: list[SealedSet], now: float) -> list[_Signed]:

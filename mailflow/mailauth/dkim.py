@@ -18,7 +18,7 @@ from mailflow.mailauth.dkim_key import KeyRecord, find_keys
 from mailflow.mailauth.dkim_signature import MessageSignature, parse_dkim_signature
 from mailflow.mailauth.dkim_tags import SignatureFault, parse_tag_list, permanent_fault, to_domain
 from mailflow.mailauth.result import AuthStatus, DkimResult
-from mailflow.mailauth.signed_message import SignedMessage
+from mailflow.mailauth.signed_message import SignedMessage, read_message
 
 MAX_SIGNATURES: Final = 10
 MAX_CLOCK_SKEW_S: Final = 900
@@ -47,8 +47,9 @@ async def verify_dkim(message: bytes, *, resolver: Resolver, now: float | None =
     """Check the signatures of a message; results in header order, top first, [] where there is none.
 
     `now` is a Unix time in seconds, None the clock. Behind MAX_SIGNATURES one result (policy) stands for all the rest.
+    Lines may end in bare LF, if all do.
     """
-    return await verify_dkim_signatures(SignedMessage(message), resolver=resolver, now=now)
+    return await verify_dkim_signatures(read_message(message), resolver=resolver, now=now)
 
 
 async def verify_dkim_signatures(

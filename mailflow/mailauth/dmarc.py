@@ -5,10 +5,11 @@ The policy is looked for at the author domain, then by the tree walk (dmarc_walk
 domains, each found by a walk from its own domain, and only where it can matter: an identifier equal to the author
 domain needs none, strict mode needs none, and one that is not below the author's organizational domain cannot share
 it. A DNS failure is temperror where its answer could have changed the result, and then only: what aligns under any
-record is said, whatever failed. Never decides what is done with the mail.
+record is said, whatever failed. The same holds for a check that ended in temperror for a domain that would align: the
+message "cannot be considered to pass or fail" (s5.4). Never decides what is done with the mail.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mailflow.dns import AnswerStatus, DnsTemporary, Resolver, lookup_mx
@@ -76,8 +77,9 @@ async def evaluate_dmarc(
 ) -> DmarcResult:
     """Judge a message by DMARC (RFC 9989 s5.3).
 
-    `spf` is the result for the MAIL FROM identity (of the null sender that is postmaster@HELO); results other than
-    pass have no say. `discovery` is what `discover_policy` gave for this author domain, where that was asked before.
+    `spf` is the result for the MAIL FROM identity (of the null sender that is postmaster@HELO). Only a pass stands for
+    anybody; a temperror that could have been the one that does makes a fail a temperror. `discovery` is what
+    `discover_policy` gave for this author domain, where that was asked before.
     none: no record, or one that asks for nothing. permerror: `author_domain` is no domain name.
     """
     if discovery is None:
@@ -88,23 +90,35 @@ async def evaluate_dmarc(
     if author.startswith("["):
         reason = "the author has an address literal, for which there is no DMARC record"
         return DmarcResult(AuthStatus.NONE, author_domain=author, reason=reason)
-    spf_domain = _to_name(spf.domain) if spf is not None and spf.status is AuthStatus.PASS else ""
-    dkim_domains = _unique(_to_name(result.domain) for result in dkim if result.status is AuthStatus.PASS)
+    passed = _domains_with(AuthStatus.PASS, spf, dkim)
     if discovery.policy is None:
-        return _without_policy(discovery, spf_domain, dkim_domains)
-    return await _with_policy(discovery, spf_domain, dkim_domains, resolver)
+        return _without_policy(discovery, passed)
+    return await _with_policy(discovery, passed, _domains_with(AuthStatus.TEMPERROR, spf, dkim), resolver)
 
 
-def _without_policy(discovery: PolicyDiscovery, spf_domain: str, dkim_domains: list[str]) -> DmarcResult:
+@dataclass(frozen=True, slots=True)
+class _Domains:
+    """The domains of the checks that ended alike, canonical; `spf` is "" where that one did not."""
+
+    spf: str
+    dkim: list[str]
+
+
+def _domains_with(status: AuthStatus, spf: SpfResult | None, dkim: Sequence[DkimResult]) -> _Domains:
+    spf_domain = _to_name(spf.domain) if spf is not None and spf.status is status else ""
+    return _Domains(spf_domain, _unique(_to_name(result.domain) for result in dkim if result.status is status))
+
+
+def _without_policy(discovery: PolicyDiscovery, passed: _Domains) -> DmarcResult:
     author = discovery.author_domain
     domain = domain_of_walk(discovery.steps)
     if discovery.failure is not None:
         # Whatever the record would say, strict or relaxed, what is equal to the author domain aligns.
-        aligned = tuple(domain for domain in dkim_domains if domain == author)
+        aligned = tuple(domain for domain in passed.dkim if domain == author)
         return DmarcResult(
             AuthStatus.TEMPERROR,
             domain=domain,
-            aligned_spf=spf_domain == author,
+            aligned_spf=passed.spf == author,
             aligned_dkim=bool(aligned),
             author_domain=author,
             dkim_domains=aligned,
@@ -123,22 +137,23 @@ def _without_policy(discovery: PolicyDiscovery, spf_domain: str, dkim_domains: l
 
 
 async def _with_policy(
-    discovery: PolicyDiscovery, spf_domain: str, dkim_domains: list[str], resolver: Resolver
+    discovery: PolicyDiscovery, passed: _Domains, unanswered: _Domains, resolver: Resolver
 ) -> DmarcResult:
     record = discovery.record
     assert record is not None  # whence the policy
     alignment = _Alignment(discovery, resolver)
     await alignment.walk_author()
-    spf_aligned = await alignment.check(spf_domain, is_strict=record.is_spf_strict)
-    dkim_aligned = [await alignment.check(domain, is_strict=record.is_dkim_strict) for domain in dkim_domains]
-    aligned = tuple(domain for domain, is_aligned in zip(dkim_domains, dkim_aligned, strict=True) if is_aligned)
-    failure = discovery.failure
+    spf_aligned, dkim_aligned = await alignment.check_all(passed, record)
+    aligned = tuple(domain for domain, is_aligned in dkim_aligned.items() if is_aligned)
+    reason = None
     if spf_aligned or aligned:
-        status, failure = AuthStatus.PASS, None
-    elif failure is None and None not in {spf_aligned, *dkim_aligned}:
-        status = AuthStatus.FAIL
+        status = AuthStatus.PASS
+    elif failure := discovery.failure or alignment.failure:
+        status, reason = AuthStatus.TEMPERROR, f"DNS failure: {failure}"
+    elif reason := _find_unanswered(*await alignment.check_all(unanswered, record)):
+        status = AuthStatus.TEMPERROR
     else:
-        status, failure = AuthStatus.TEMPERROR, failure or alignment.failure
+        status = AuthStatus.FAIL
     return DmarcResult(
         status,
         policy=discovery.policy,
@@ -151,8 +166,17 @@ async def _with_policy(
         record=record.text,
         tag=discovery.tag,
         dkim_domains=aligned,
-        reason=f"DNS failure: {failure}" if failure else None,
+        reason=reason,
     )
+
+
+def _find_unanswered(spf_aligned: bool | None, dkim_aligned: Mapping[str, bool | None]) -> str | None:
+    """Say which check had no answer from the DNS though its domain does or may align; None where there is none."""
+    if spf_aligned is not False:
+        return "SPF had no answer from the DNS, and could have stood for the author"
+    if any(is_aligned is not False for is_aligned in dkim_aligned.values()):
+        return "DKIM had no answer from the DNS, and could have stood for the author"
+    return None
 
 
 class _Alignment:
@@ -173,6 +197,13 @@ class _Alignment:
         """Walk on from where the search for the record ended."""
         self._author_walk = await self._walks.walk(self._author)
         self.domain = domain_of_walk(self._author_walk)
+
+    async def check_all(self, domains: _Domains, record: DmarcRecord) -> tuple[bool | None, dict[str, bool | None]]:
+        """Check the domain of SPF and those of DKIM, each in the mode its record wants."""
+        spf_aligned = await self.check(domains.spf, is_strict=record.is_spf_strict)
+        return spf_aligned, {
+            domain: await self.check(domain, is_strict=record.is_dkim_strict) for domain in domains.dkim
+        }
 
     async def check(self, identifier: str, *, is_strict: bool) -> bool | None:
         """Tell whether an identifier aligns; None where that hangs on an answer that is missing."""

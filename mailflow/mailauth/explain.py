@@ -105,7 +105,9 @@ def _explain_dmarc(dmarc: DmarcResult | None, spf: SpfResult, dkim: Sequence[Dki
     domain = _quote(dmarc.author_domain)
     match dmarc.status:
         case AuthStatus.PASS:
-            yield f"DMARC pass: {' and '.join(_aligned(dmarc, spf))} stands for the author's domain {domain}."
+            aligned = list(_aligned(dmarc, spf))
+            verb = "stand" if len(aligned) > 1 else "stands"
+            yield f"DMARC pass: {' and '.join(aligned)} {verb} for the author's domain {domain}."
         case AuthStatus.FAIL:
             yield f"DMARC fail: nothing stands for the author's domain {domain}: {_unaligned(spf, dkim)}."
             yield _explain_policy(dmarc)

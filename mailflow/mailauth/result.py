@@ -97,7 +97,8 @@ class ArcResult:
     """Does the chain of custody hold? (RFC 8617 s5.2) A pass says who handled the message, not that it is good.
 
     `oldest_pass` is the lowest instance from which on every ARC-Message-Signature still verifies (s5.2 step 4), 0
-    where all do or the chain is no pass. `sets` has the sets in order of their instance, empty unless it is a pass.
+    where all do or the chain is no pass. `sets` has the sets in order of their instance, empty unless it is a pass, or
+    would be one if the DNS had answered (temperror).
     """
 
     status: AuthStatus

@@ -22,6 +22,14 @@ WHOLE_OCTETS: Final = 65_536  # a body up to this is hashed in one go: less than
 SLICE_OCTETS: Final = 16_384  # of a larger one, so that ten at once leave each other's turns short
 
 
+def read_message(message: bytes) -> "SignedMessage":
+    """Split a message; one kept with bare LF alone, as files are, is taken with the CRLF of the wire (s5.3).
+
+    Beside a single CRLF a bare LF is no line end but text (s3.4).
+    """
+    return SignedMessage(message if b"\r\n" in message else message.replace(b"\n", b"\r\n"))
+
+
 class SignedMessage:
     """A message split once. `fields` are in order, top first; a position is an index into them.
 

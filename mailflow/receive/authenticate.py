@@ -6,9 +6,8 @@ the message gets 451: nothing is believed, and nothing refused, because a check 
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
-from typing import TypeVar
 
 from mailflow.dns import BudgetedResolver, Resolver
 from mailflow.mail.address import Address
@@ -16,8 +15,7 @@ from mailflow.mailauth import check_spf, evaluate_dmarc
 from mailflow.mailauth.arc import verify_arc_chain
 from mailflow.mailauth.author import Author, read_author
 from mailflow.mailauth.dkim import verify_dkim_signatures
-from mailflow.mailauth.dmarc import PolicyDiscovery, discover_policy
-from mailflow.mailauth.result import AuthStatus, DkimResult, DmarcResult, SpfResult
+from mailflow.mailauth.dmarc import discover_policy
 from mailflow.mailauth.signed_message import SignedMessage
 from mailflow.receive.checks import ReverseName
 from mailflow.receive.evidence import Evidence
@@ -25,8 +23,6 @@ from mailflow.receive.evidence import Evidence
 MAX_QUERIES = 150  # RFC 7208 s4.6.4 lets SPF alone ask 10 times for the addresses of 10 names
 MAX_ARC_QUERIES = 30
 MAX_DNS_S = 20.0  # as s4.6.4 says; a client waits ten minutes for its final reply
-
-R = TypeVar("R", SpfResult, DkimResult)
 
 
 class Method(Enum):
@@ -82,10 +78,10 @@ async def authenticate(
         arc = group.create_task(verify_arc_chain(message, resolver=resolver_for(Method.ARC), now=now))
         domain = author.domain if isinstance(author, Author) else None
         policy = domain and group.create_task(discover_policy(domain, resolver_for(Method.DMARC)))
-    dmarc = if_answered = None
+    dmarc = None
     if domain and policy:
-        dmarc, if_answered = await _judge_alignment(
-            domain, policy.result(), spf.result(), dkim.result(), resolver_for(Method.DMARC)
+        dmarc = await evaluate_dmarc(
+            domain, spf.result(), dkim.result(), resolver=resolver_for(Method.DMARC), discovery=policy.result()
         )
     return Evidence(
         client_ip=arrival.client_ip,
@@ -98,27 +94,4 @@ async def authenticate(
         dkim=tuple(dkim.result()),
         arc=arc.result(),
         dmarc=dmarc,
-        dmarc_if_answered=if_answered,
     )
-
-
-async def _judge_alignment(
-    author_domain: str, policy: PolicyDiscovery, spf: SpfResult, dkim: list[DkimResult], resolver: Resolver
-) -> tuple[DmarcResult, DmarcResult | None]:
-    """Give DMARC's result, and where it is a fail what it would be if what the DNS left unanswered had passed."""
-    dmarc = await evaluate_dmarc(author_domain, spf, dkim, resolver=resolver, discovery=policy)
-    is_unanswered = AuthStatus.TEMPERROR in (spf.status, *(result.status for result in dkim))
-    if dmarc.status is not AuthStatus.FAIL or not is_unanswered:
-        return dmarc, None
-    answered = await evaluate_dmarc(
-        author_domain,
-        _as_if_answered(spf),
-        [_as_if_answered(result) for result in dkim],
-        resolver=resolver,
-        discovery=policy,
-    )
-    return dmarc, answered
-
-
-def _as_if_answered(result: R) -> R:
-    return replace(result, status=AuthStatus.PASS) if result.status is AuthStatus.TEMPERROR else result

@@ -16,9 +16,7 @@ from mailflow.receive.checks import ReverseName
 class Evidence:
     """Facts about one message. `reverse_path` None is the null sender; `may_relay`: a client of ours.
 
-    `dmarc` is None where the author cannot be told. `dmarc_if_answered` is what DMARC would say if every check that
-    waited for the DNS in vain had passed: where it differs, the answer that did not come matters. None: nothing is
-    missing.
+    `dmarc` is None where the author cannot be told.
     """
 
     client_ip: str
@@ -30,7 +28,6 @@ class Evidence:
     dkim: tuple[DkimResult, ...]
     arc: ArcResult
     dmarc: DmarcResult | None
-    dmarc_if_answered: DmarcResult | None = None
     may_relay: bool = False
 
     @property

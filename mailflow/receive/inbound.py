@@ -93,8 +93,7 @@ class Inbound:
     async def handle_CONNECT(self, server: SmtpSession, session: Client, envelope: Transaction) -> None:
         """Ask for the client's name while it talks."""
         self._handoff.refresh()
-        resolver = BudgetedResolver(self._resolver, max_queries=DNS_QUERIES_PER_CLIENT, max_seconds=CLIENT_DNS_S)
-        session.context = Knowledge(self._nursery.start(verify_client_name(resolver, session.ip), name="iprev"))
+        session.context = Knowledge(self._ask_client_name(session))
 
     async def handle_MAIL(
         self, server: SmtpSession, session: Client, envelope: Transaction, address: str, options: list[str]
@@ -211,13 +210,28 @@ class Inbound:
             **facts,
         )
 
+    def _ask_client_name(self, session: Client) -> asyncio.Task[ReverseName]:
+        resolver = BudgetedResolver(self._resolver, max_queries=DNS_QUERIES_PER_CLIENT, max_seconds=CLIENT_DNS_S)
+        return self._nursery.start(verify_client_name(resolver, session.ip), name="iprev")
+
+    async def _wait_client_name(self, session: Client) -> ReverseName:
+        """Give the client's reverse name; it is waited for a moment only. Raises what its check did not expect."""
+        asked: asyncio.Task[ReverseName] = session.context.reverse_name
+        if not asked.done():
+            await asyncio.wait({asked}, timeout=CLIENT_NAME_WAIT_S)
+        if not asked.done():
+            return UNANSWERED
+        if asked.exception():  # a fault of ours costs this message its reply, not every later one of the session
+            session.context.reverse_name = self._ask_client_name(session)
+        return asked.result()
+
     async def _authenticate(self, session: Client, envelope: Transaction, message: SignedMessage) -> Evidence:
         """Gather the evidence about one message, within one message's budget of the DNS."""
         assert envelope.mail is not None
         arrival = Arrival(
             client_ip=session.ip.partition("%")[0],
             helo=session.host_name or "",
-            reverse_name=await _wait_for(session.context.reverse_name),
+            reverse_name=await self._wait_client_name(session),
             reverse_path=envelope.mail.reverse_path,
             may_relay=self._may_relay(session.ip),
         )
@@ -276,13 +290,6 @@ def _path_in(argument: str) -> str:
     """Give what a refused MAIL or RCPT named: between its angle brackets, or all of it where there are none."""
     start, end = argument.find("<"), argument.rfind(">")
     return argument[start + 1 : end] if 0 <= start < end else argument
-
-
-async def _wait_for(reverse_name: asyncio.Task[ReverseName]) -> ReverseName:
-    """Give the client's reverse name; it is waited for a moment only. Raises what its check did not expect."""
-    if not reverse_name.done():
-        await asyncio.wait({reverse_name}, timeout=CLIENT_NAME_WAIT_S)
-    return reverse_name.result() if reverse_name.done() else UNANSWERED
 
 
 def _result_of(reverse_name: asyncio.Task[ReverseName]) -> ReverseName:

@@ -79,6 +79,10 @@ class LimitCounters:
         """Tell how many sessions a network has."""
         return self._sessions[network]
 
+    def is_roomy(self, network: str) -> bool:
+        """Tell whether a network has at most half of the sessions it may; never where the minute counts."""
+        return self._rate is None and 2 * self._sessions[network] <= self.max_sessions
+
     @property
     def networks(self) -> Set[str]:
         """The networks that have sessions."""

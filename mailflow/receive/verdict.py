@@ -7,16 +7,17 @@ relay. In `monitor` everything is judged and nothing is done.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
 from mailflow.mail.reply import Reply, printable
 from mailflow.mailauth.arc_trust import find_trusted_set
 from mailflow.mailauth.author import AuthorFault
-from mailflow.mailauth.result import AuthStatus, DmarcPolicy, DmarcResult
+from mailflow.mailauth.result import ArcResult, ArcSet, AuthStatus, DmarcPolicy, DmarcResult
 from mailflow.receive.evidence import Evidence
+from mailflow.receive.proxy_trust import is_in
 
 MAX_DOMAIN_CHARS = 100  # of a domain in a reply: it must stay one line of 512 octets (RFC 5321 s4.5.3.1.5)
 
@@ -97,7 +98,7 @@ def _judge(evidence: Evidence, policy: Policy) -> Verdict:
     override = _find_override(evidence, evidence.dmarc, policy)
     if override is not None:
         return override
-    if action is Action.DEFER or _hangs_on_dns(evidence, policy):
+    if action is Action.DEFER or _could_be_lifted(evidence.arc, evidence.dmarc, policy):
         return _leave_unanswered(evidence.dmarc, policy)
     return _follow_policy(evidence.dmarc, action)
 
@@ -108,7 +109,8 @@ def _effect(dmarc: DmarcResult) -> Action:
         case AuthStatus.FAIL:
             return _DISPOSITIONS[dmarc.disposition or DmarcPolicy.NONE]
         case AuthStatus.TEMPERROR:  # what is aligned by name alone is aligned under any record
-            return Action.ACCEPT if dmarc.aligned_spf or dmarc.aligned_dkim else Action.DEFER
+            is_settled = dmarc.aligned_spf or dmarc.aligned_dkim or dmarc.disposition is DmarcPolicy.NONE
+            return Action.ACCEPT if is_settled else Action.DEFER
         case _:
             return Action.ACCEPT
 
@@ -120,22 +122,19 @@ _DISPOSITIONS = {
 }
 
 
-def _hangs_on_dns(evidence: Evidence, policy: Policy) -> bool:
-    """Tell whether an answer that did not come could have led to another action."""
-    if policy.trusted_arc_sealers and evidence.arc.status is AuthStatus.TEMPERROR:
-        return True
-    answered = evidence.dmarc_if_answered
-    return answered is not None and _effect(answered) is Action.ACCEPT
-
-
 def _accept(dmarc: DmarcResult) -> Verdict:
     domain = _shown(dmarc.author_domain)
     match dmarc.status:
         case AuthStatus.PASS:
             return Verdict(Action.ACCEPT, Rule.DMARC_PASS, f"Accepted: the author's domain {domain} is authenticated.")
-        case AuthStatus.TEMPERROR:
+        case AuthStatus.TEMPERROR if dmarc.aligned_spf or dmarc.aligned_dkim:
             reason = f"Accepted: the author's domain {domain} is authenticated, whatever its DMARC record says."
             return Verdict(Action.ACCEPT, Rule.DMARC_PASS, reason)
+        case AuthStatus.TEMPERROR:
+            reason = (
+                f"Accepted: whether {domain} stands for this message is not known, but it asks for nothing to be done."
+            )
+            return Verdict(Action.ACCEPT, Rule.DMARC_POLICY, reason)
         case AuthStatus.FAIL:
             reason = f"Accepted: the author's domain {domain} is not authenticated, and asks for nothing to be done."
             return Verdict(Action.ACCEPT, Rule.DMARC_POLICY, reason)
@@ -157,24 +156,29 @@ def _find_override(evidence: Evidence, dmarc: DmarcResult, policy: Policy) -> Ve
     if (allowance := _find_allowance(evidence, policy)) is not None:
         reason = f"Accepted: mail of {domain} from {allowance.network} is allowed here, whatever DMARC says."
         return Verdict(Action.ACCEPT, Rule.OVERRIDE_ALLOWED, reason)
-    sealed = find_trusted_set(
-        evidence.arc,
-        author_domain=dmarc.author_domain,
-        organizational_domain=dmarc.domain,
-        trusted=policy.trusted_arc_sealers,
-    )
-    if sealed is not None:
+    if (sealed := _find_seal(evidence.arc, dmarc, policy)) is not None:
         reason = f"Accepted: {_shown(sealed.domain)}, trusted here, sealed that it passed for {domain} before (ARC)."
         return Verdict(Action.ACCEPT, Rule.OVERRIDE_ARC, reason)
     return None
 
 
+def _find_seal(arc: ArcResult, dmarc: DmarcResult, policy: Policy) -> ArcSet | None:
+    return find_trusted_set(
+        arc,
+        author_domain=dmarc.author_domain,
+        organizational_domain=dmarc.domain,
+        trusted=policy.trusted_arc_sealers,
+    )
+
+
+def _could_be_lifted(arc: ArcResult, dmarc: DmarcResult, policy: Policy) -> bool:
+    """Tell whether a chain that the DNS left without an answer would override the policy if it held."""
+    return arc.status is AuthStatus.TEMPERROR and bool(_find_seal(replace(arc, status=AuthStatus.PASS), dmarc, policy))
+
+
 def _find_allowance(evidence: Evidence, policy: Policy) -> Allowance | None:
-    if not policy.allow or not evidence.client_ip:
-        return None
-    client = ip_address(evidence.client_ip.partition("%")[0])
     for entry in policy.allow:
-        if client in entry.network and _covers(entry.domain, evidence.author_domain):
+        if is_in((entry.network,), evidence.client_ip) and _covers(entry.domain, evidence.author_domain):
             return entry
     return None
 

@@ -225,7 +225,9 @@ class Supervisor:
 
     def _enter(self, slot: WorkerSlot, number: int, network: str) -> None:
         def reply(reason: str | None) -> None:
-            slot.send({"type": "entered", "number": number, "reason": reason})
+            # Over several Pods nobody here knows how far from its limit a network is.
+            is_roomy = self._shared is None and self._limits.is_roomy(network)
+            slot.send({"type": "entered", "number": number, "reason": reason, "is_roomy": is_roomy})
 
         if self._shared is not None:
             self._shared.enter(network, holder=_holder(slot), reply=reply)

@@ -22,7 +22,7 @@ def vectors(suite: str) -> pathlib.Path:
 
 
 def claims(kind: str) -> list[dict[str, str]]:
-    """Give the entries of exceptions.toml: `exception` (an RFC decides) or `design` (the design does)."""
+    """Give the entries of exceptions.toml: `exception` (an RFC decides), `design` (the design does), `oracle`."""
     entries: list[dict[str, str]] = tomllib.loads(pathlib.Path(__file__).with_name("exceptions.toml").read_text())[kind]
     return entries
 

@@ -27,7 +27,7 @@ from mailflow.dns import (
     lookup_txt,
 )
 from mailflow.testing import ZoneResolver
-from tests.contract.unbound_server import run_unbound
+from tests.unbound_server import run_unbound
 
 TTL_S = 300
 DKIM_KEY = ["v=DKIM1; p=" + "A" * 240, "B" * 255, "C" * 100]

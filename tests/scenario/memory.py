@@ -11,8 +11,8 @@ from tests.scenario.client import LineReader
 class MemoryTransport(asyncio.Transport):
     """A transport without a socket: what the protocol writes is what `reader` reads."""
 
-    def __init__(self, protocol: asyncio.Protocol, reader: asyncio.StreamReader) -> None:
-        super().__init__({"peername": ("127.0.0.1", 40000)})
+    def __init__(self, protocol: asyncio.Protocol, reader: asyncio.StreamReader, ip: str) -> None:
+        super().__init__({"peername": (ip, 40000) if ip else None})
         self._protocol = protocol
         self._reader = reader
         self._is_closing = False
@@ -54,12 +54,15 @@ class MemoryTransport(asyncio.Transport):
 
 
 class MemoryClient(LineReader):
-    """A client of one session, with the methods of SmtpClient that a dialogue uses."""
+    """A client of one session, with the methods of SmtpClient that a dialogue uses.
 
-    def __init__(self, protocol: SmtpSession) -> None:
+    Without an `ip` it has reset its connection, as far as the kernel says, before the server looked at it.
+    """
+
+    def __init__(self, protocol: SmtpSession, *, ip: str = "127.0.0.1") -> None:
         self.reader = asyncio.StreamReader(limit=1 << 22)
         self.protocol = protocol
-        self.transport = MemoryTransport(self.protocol, self.reader)
+        self.transport = MemoryTransport(self.protocol, self.reader, ip)
         self.protocol.connection_made(self.transport)
 
     def send(self, data: bytes) -> None:

@@ -18,7 +18,7 @@ from mailflow.cli.doctor_report import as_document, print_json, print_text
 from mailflow.cli.doctor_run import examine, read_domain
 from mailflow.dns import MxRecord, RdType
 from mailflow.testing import ZoneResolver
-from tests.contract.unbound_server import run_unbound
+from tests.unbound_server import run_unbound
 from tests.unit.cli.doctor_zones import good_zone, paste, run, spf, varied
 
 RUN = (sys.executable, "-c", "from mailflow.cli import main; main()")

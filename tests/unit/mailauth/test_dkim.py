@@ -55,6 +55,11 @@ async def test_good_signature_passes_in_every_form(form: str) -> None:
     assert result.reason is None
 
 
+@pytest.mark.parametrize("form", ["simple/simple", "relaxed/relaxed"])
+async def test_message_of_a_file_with_bare_lf_is_verified_as_on_the_wire(form: str) -> None:
+    assert (await verify_one(sign(c=form).replace(b"\r\n", b"\n"))).status is PASS
+
+
 async def test_pass_says_who_signed_and_with_what() -> None:
     message = sign(i="joe@mail.example.com", d="Example.COM", s="S")
     result = await verify_one(message)

@@ -202,7 +202,7 @@ async def test_mode_of_one_method_does_not_bind_the_other() -> None:
     assert (result.aligned_spf, result.aligned_dkim, result.status) == (True, False, PASS)
 
 
-@pytest.mark.parametrize("status", [status for status in AuthStatus if status is not PASS])
+@pytest.mark.parametrize("status", [status for status in AuthStatus if status not in {PASS, TEMPERROR}])
 async def test_only_what_passed_counts(status: AuthStatus) -> None:
     resolver = zone_of({"example.com": "p=reject"})
     result = await evaluate(
@@ -372,6 +372,46 @@ async def test_failure_of_a_walk_for_alignment_counts_where_it_could_change_the_
     assert result.status is status
     assert (result.policy, result.disposition) == (REJECT, REJECT)
     assert (result.reason is not None) is (status is TEMPERROR)
+
+
+@pytest.mark.parametrize(
+    ("record", "spf", "dkim", "status"),
+    [
+        # "cannot be considered to pass or fail" (s5.4)
+        ("p=reject", "example.com", "", TEMPERROR),
+        ("p=reject", "", "example.com", TEMPERROR),
+        ("p=none", "example.com", "", TEMPERROR),
+        ("p=reject", "a.example.com", "", TEMPERROR),
+        ("p=reject", "", "other.net a.example.com", TEMPERROR),
+        # what would not align is no required query
+        ("p=reject", "example.net", "example.net", FAIL),
+        ("p=reject; aspf=s", "a.example.com", "", FAIL),
+        ("p=reject; adkim=s", "", "a.example.com", FAIL),
+        ("p=reject; adkim=s", "a.example.com", "", TEMPERROR),
+        ("p=reject", "", "", FAIL),
+        ("", "example.com", "example.com", NO_RECORD),
+    ],
+)
+async def test_check_without_an_answer_leaves_open_what_it_could_have_decided(
+    record: str, spf: str, dkim: str, status: AuthStatus
+) -> None:
+    result = await evaluate(
+        zone_of({"example.com": record} if record else {}),
+        "example.com",
+        spf=SpfResult(TEMPERROR, spf) if spf else "",
+        dkim=[DkimResult(TEMPERROR, domain) for domain in dkim.split()],
+    )
+    assert (result.status, result.aligned_spf, result.aligned_dkim, result.dkim_domains) == (status, False, False, ())
+    assert result.disposition is (DmarcPolicy(record[2:].partition(";")[0]) if record else None)
+    assert (result.reason is not None) is (status is not FAIL)
+
+
+async def test_pass_makes_up_for_a_check_without_an_answer() -> None:
+    resolver = zone_of({"example.com": "p=reject"})
+    unanswered = SpfResult(TEMPERROR, "example.com")
+    assert (await evaluate(resolver, "example.com", spf=unanswered, dkim="example.com")).status is PASS
+    dkim = [DkimResult(TEMPERROR, "example.com"), DkimResult(PASS, "a.example.com")]
+    assert (await evaluate(resolver, "example.com", spf=unanswered, dkim=dkim)).status is PASS
 
 
 async def test_strict_mode_needs_no_walk_that_could_fail() -> None:

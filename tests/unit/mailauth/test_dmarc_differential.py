@@ -33,6 +33,8 @@ ZONES = st.dictionaries(DOMAINS, RECORDS, max_size=6)
 @settings(max_examples=400, deadline=None)
 @given(ZONES, DOMAINS, st.one_of(st.just(""), DOMAINS), st.lists(DOMAINS, max_size=3, unique=True), st.booleans())
 @example({"a.b": {"p": "none", "psd": "y"}}, "x.a.b", "a.b", ["y.x.a.b"], False)
+@example({LONG[-15:]: {"p": "reject"}, LONG[-13:]: {"p": "none", "psd": "y"}}, LONG, "", [], False)
+@example({"b.a": {"p": "none"}, "a": {"p": "none"}}, "b.a", "b.a", [], False)
 async def test_both_readings_agree(zone: Zone, author: str, spf: str, dkim: list[str], is_made: bool) -> None:
     rows: dict[str, list[Row]] = {
         f"_dmarc.{name}": [{"TXT": "v=DMARC1; " + "; ".join(f"{tag}={value}" for tag, value in tags.items())}]

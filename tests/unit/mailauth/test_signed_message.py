@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from mailflow.mailauth.canonical import Canonicalization
-from mailflow.mailauth.signed_message import WHOLE_OCTETS, SignedMessage
+from mailflow.mailauth.signed_message import WHOLE_OCTETS, SignedMessage, read_message
 
 SIMPLE, RELAXED = Canonicalization.SIMPLE, Canonicalization.RELAXED
 CONTENT = b"A: 1\r\nB: 2\r\na : 3\r\nSig: x; b=y\r\nA: 4\r\n\r\nBody.\r\n"
@@ -62,3 +62,18 @@ async def test_message_without_body_has_an_empty_one(content: bytes) -> None:
     view = SignedMessage(content)
     assert (await view.hash_body(RELAXED)).size_octets == 0
     assert (await view.hash_body(SIMPLE)).whole == hashlib.sha256(b"\r\n").digest()
+
+
+@pytest.mark.parametrize(
+    ("message", "names", "body"),
+    [
+        (b"A: 1\n 2\nB: 3\n\nbody\n", [b"a", b"b"], b"body\r\n"),
+        (b"A: 1\n", [b"a"], b""),
+        (b"A: 1\r\nB: 2\nC: 3\r\n\r\nbo\ndy", [b"a", b"b"], b"bo\ndy"),  # as it stands: text
+        (b"", [], b""),
+    ],
+)
+def test_bare_lf_ends_lines_where_there_is_no_other_line_end(message: bytes, names: list[bytes], body: bytes) -> None:
+    view = read_message(message)
+    assert [field.name for field in view.fields] == names
+    assert view.content[view.body_start :] == body

@@ -368,6 +368,14 @@ async def test_explanation_that_cannot_be_had_or_read_is_none(text: str | list[A
     assert await explanation(text) is None
 
 
+@pytest.mark.parametrize("exp", ["a..example.com", "%{h}.example.com", f"{'a' * 64}.example.com", "%{l}.example.com"])
+async def test_explanation_at_what_is_no_name_is_none_and_not_asked_for(exp: str) -> None:
+    resolver = ZoneResolver({"example.com": [{"TXT": f"v=spf1 -all exp={exp}"}]})
+    result = await judge({}, resolver=resolver, helo="", sender="jö@example.com")
+    assert (result.status, result.explanation) == ("fail", None)
+    assert len(resolver.queries) == 1
+
+
 async def test_explanation_into_which_the_sender_writes_is_printable_ascii_or_none() -> None:
     assert await explanation("%{l}", sender="a b\r\n250 ok@example.com") is None
     assert await explanation("%{h}", helo="h\x00") is None

@@ -57,6 +57,15 @@ def test_networks_that_have_left_are_forgotten() -> None:
     assert not counters._sessions
 
 
+def test_network_is_roomy_up_to_half_of_its_limit_where_no_rate_is_counted() -> None:
+    counters = LimitCounters(max_sessions=4, per_minute=0)
+    for is_roomy in (True, True, False):
+        assert counters.enter("192.0.2") is None
+        assert counters.is_roomy("192.0.2") is is_roomy
+    counters.configure(max_sessions=100, per_minute=5)
+    assert not counters.is_roomy("192.0.2")
+
+
 def test_all_workers_count_together() -> None:
     counters = LimitCounters(max_sessions=2, per_minute=0)
     assert [counters.enter("192.0.2", holder=worker) for worker in ("0.1", "1.1", "2.1")] == [

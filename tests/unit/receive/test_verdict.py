@@ -78,27 +78,27 @@ def test_dmarc_result_leads_to(result: DmarcResult, action: Action, rule: Rule) 
 
 
 @pytest.mark.parametrize(
-    ("result", "if_answered", "action"),
+    ("result", "action", "rule"),
     [
-        (dmarc(FAIL, "reject"), None, Action.REJECT),
-        (dmarc(FAIL, "reject"), dmarc(FAIL, "reject"), Action.REJECT),  # it would not have been aligned
-        (dmarc(FAIL, "reject"), dmarc(PASS, "reject"), Action.DEFER),
-        (dmarc(FAIL, "quarantine"), dmarc(PASS, "quarantine"), Action.DEFER),
-        (dmarc(FAIL, "none"), dmarc(PASS, "none"), Action.ACCEPT),  # p=none never defers
-        (dmarc(PASS, "reject"), dmarc(PASS, "reject"), Action.ACCEPT),
+        (dmarc(TEMPERROR, "reject"), Action.DEFER, Rule.DNS_UNANSWERED),
+        (dmarc(TEMPERROR, "quarantine"), Action.DEFER, Rule.DNS_UNANSWERED),
+        (dmarc(TEMPERROR, "reject", "quarantine"), Action.DEFER, Rule.DNS_UNANSWERED),
+        (dmarc(TEMPERROR, "none"), Action.ACCEPT, Rule.DMARC_POLICY),
+        (dmarc(TEMPERROR, "quarantine", "none"), Action.ACCEPT, Rule.DMARC_POLICY),  # t=y
     ],
 )
-def test_missing_answer_defers_only_where_it_could_change_the_action(
-    result: DmarcResult, if_answered: DmarcResult | None, action: Action
+def test_missing_answer_never_defers_where_the_policy_asks_for_nothing(
+    result: DmarcResult, action: Action, rule: Rule
 ) -> None:
-    assert decide(replace(EVIDENCE, dmarc=result, dmarc_if_answered=if_answered), ENFORCE).action is action
+    verdict = decide(replace(EVIDENCE, dmarc=result), ENFORCE)
+    assert (verdict.action, verdict.rule) == (action, rule)
 
 
 @pytest.mark.parametrize(
     "evidence",
     [
         replace(EVIDENCE, dmarc=dmarc(TEMPERROR)),
-        replace(EVIDENCE, dmarc_if_answered=dmarc(PASS, "reject")),
+        replace(EVIDENCE, dmarc=dmarc(TEMPERROR, "reject")),
     ],
 )
 def test_by_setting_what_hangs_on_the_dns_is_taken(evidence: Evidence) -> None:
@@ -135,6 +135,8 @@ def test_monitor_takes_everything_and_tells_what_would_be_done(evidence: Evidenc
         ((".bank.example", "192.0.2.0/24"), "192.0.2.1", True),
         (("*", "192.0.2.0/24"), "192.0.2.1", True),
         (("*", "2001:db8::/32"), "2001:db8::1", True),
+        (("*", "192.0.2.0/24"), "::ffff:192.0.2.1", True),
+        (("*", "fe80::/64"), "fe80::1%eth0", True),
         (("bank.example", "192.0.2.0/24"), "192.0.2.1", False),
         ((".mail.bank.example", "192.0.2.0/24"), "192.0.2.1", False),
         (("*", "192.0.2.0/24"), "192.0.3.1", False),
@@ -175,8 +177,14 @@ SEEN_GOOD = "lists.example; dmarc=pass header.from=mail.bank.example"
         (chain(("lists.example", SEEN_GOOD)), [], Action.REJECT),
         (chain(("lists.example", "lists.example; dmarc=fail")), ["lists.example"], Action.REJECT),
         (replace(chain(("lists.example", SEEN_GOOD)), status=FAIL), ["lists.example"], Action.REJECT),
-        (ArcResult(TEMPERROR), ["lists.example"], Action.DEFER),
-        (ArcResult(TEMPERROR), [], Action.REJECT),
+        (replace(chain(("lists.example", SEEN_GOOD)), status=TEMPERROR), ["lists.example"], Action.DEFER),
+        (replace(chain(("lists.example", SEEN_GOOD)), status=TEMPERROR), ["other.example"], Action.REJECT),
+        (
+            replace(chain(("lists.example", "lists.example; dmarc=fail")), status=TEMPERROR),
+            ["lists.example"],
+            Action.REJECT,
+        ),
+        (ArcResult(TEMPERROR), ["lists.example"], Action.REJECT),
     ],
 )
 def test_trusted_seal_overrides_a_failure(arc: ArcResult, trusted: Sequence[str], action: Action) -> None:
