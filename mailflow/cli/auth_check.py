@@ -13,19 +13,15 @@ from pathlib import Path
 
 from mailflow.app import mail_policy
 from mailflow.cli.auth_report import Report, print_json, print_text
+from mailflow.cli.usage import UsageFault, open_resolver, read_nameserver
 from mailflow.config import ConfigFaults, Settings, load_settings
-from mailflow.config.value import parse_nameserver
-from mailflow.dns import RecordingResolver, Resolver, StubResolver
+from mailflow.dns import RecordingResolver, Resolver
 from mailflow.mail.address import Address, AddressSyntaxError, parse_mailbox
 from mailflow.mailauth.signed_message import SignedMessage
 from mailflow.receive.authenticate import Arrival, Method, authenticate, share_budget
 from mailflow.receive.checks import verify_client_name
 from mailflow.receive.proxy_trust import is_in
 from mailflow.receive.verdict import Action, Policy, decide
-
-
-class UsageFault(Exception):
-    """An argument cannot be used; the text says which and what is allowed. A retry does not help."""
 
 
 def run_check(
@@ -45,7 +41,7 @@ def run_check(
     reverse_path = _parse_mail_from(mail_from)
     now = _parse_time(at) if at is not None else time.time()
     content = _read_message(file)
-    nameservers = _nameservers(settings) if nameserver is None else [_parse_nameserver(nameserver)]
+    nameservers = _nameservers(settings) if nameserver is None else [read_nameserver(nameserver)]
     policy = mail_policy(settings) if settings else Policy()
     receiver = settings.hostname if settings else "unknown"
     may_relay = settings is not None and is_in(settings.mx.relay_from, client_ip)
@@ -70,16 +66,18 @@ async def _check(
     now: float,
     receiver: str,
 ) -> Report:
-    try:
-        stub = StubResolver(nameservers)
-    except OSError as exc:
-        raise UsageFault(f"no nameserver is known ({exc.strerror}): name one with --nameserver") from exc
-    try:
+    async with open_resolver(nameservers) as resolver:
         return await check_message(
-            content, client_ip, helo, reverse_path, stub, policy=policy, may_relay=may_relay, now=now, receiver=receiver
+            content,
+            client_ip,
+            helo,
+            reverse_path,
+            resolver,
+            policy=policy,
+            may_relay=may_relay,
+            now=now,
+            receiver=receiver,
         )
-    finally:
-        await stub.aclose()
 
 
 async def check_message(
@@ -119,13 +117,6 @@ def _load(config: Path) -> Settings:
 
 def _nameservers(settings: Settings | None) -> list[str]:
     return [str(server) for server in settings.dns.nameservers] if settings else []
-
-
-def _parse_nameserver(text: str) -> str:
-    try:
-        return str(parse_nameserver(text))
-    except ValueError as exc:
-        raise UsageFault(f"--nameserver {text!r}: allowed is {exc}") from exc
 
 
 def _parse_ip(text: str) -> str:
