@@ -32,7 +32,8 @@ def check(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON document instead of text."),
 ) -> None:
     """Check who sent a message and tell what would be done with it, and why."""
-    from mailflow.cli.auth_check import UsageFault, run_check
+    from mailflow.cli.auth_check import run_check
+    from mailflow.cli.usage import UsageFault
 
     try:
         exit_code = run_check(

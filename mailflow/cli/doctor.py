@@ -15,7 +15,8 @@ def doctor(
     as_json: bool = typer.Option(False, "--json", help="Print one JSON document instead of text."),
 ) -> None:
     """Examine a domain's MX, SPF, DKIM, DMARC and BIMI as the world sees them."""
-    from mailflow.cli.doctor_run import UsageFault, run_doctor
+    from mailflow.cli.doctor_run import run_doctor
+    from mailflow.cli.usage import UsageFault
 
     try:
         exit_code = run_doctor(domain, nameserver=nameserver, selectors=selectors, as_json=as_json)

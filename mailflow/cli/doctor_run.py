@@ -19,8 +19,8 @@ from mailflow.cli.doctor_mx import gather_mx, judge_mx
 from mailflow.cli.doctor_report import Report, print_json, print_text
 from mailflow.cli.doctor_spf import judge_spf
 from mailflow.cli.doctor_spf_facts import gather_spf
-from mailflow.config.value import parse_nameserver
-from mailflow.dns import BudgetedResolver, Resolver, StubResolver
+from mailflow.cli.usage import UsageFault, open_resolver, read_nameserver
+from mailflow.dns import BudgetedResolver, Resolver
 from mailflow.dns.names import canonical_name
 from mailflow.mail.address import AddressSyntaxError, parse_domain
 from mailflow.mailauth.dkim_tags import to_domain
@@ -32,31 +32,21 @@ MAX_SELECTORS: Final = 50
 _FINAL_DOT: Final = re.compile("[.\u3002\uff0e\uff61]\\Z")
 
 
-class UsageFault(Exception):
-    """An argument cannot be used; the text says which and what is allowed. A retry does not help."""
-
-
 def run_doctor(domain: str, *, nameserver: str | None, selectors: Sequence[str], as_json: bool) -> int:
     """Examine one domain; give the exit code. Raises UsageFault."""
     name = read_domain(domain)
     asked = [_read_selector(selector) for selector in selectors]
     if len(asked) > MAX_SELECTORS:
         raise UsageFault(f"--selector: allowed are {MAX_SELECTORS}")
-    nameservers = [] if nameserver is None else [_read_nameserver(nameserver)]
+    nameservers = [] if nameserver is None else [read_nameserver(nameserver)]
     report = asyncio.run(_examine(name, asked, nameservers))
     (print_json if as_json else print_text)(report)
     return 1 if report.severity is Severity.BAD else 0
 
 
 async def _examine(domain: str, selectors: Sequence[str], nameservers: list[str]) -> Report:
-    try:
-        stub = StubResolver(nameservers)
-    except OSError as exc:
-        raise UsageFault(f"no nameserver is known ({exc.strerror}): name one with --nameserver") from exc
-    try:
-        return await examine(domain, stub, selectors=selectors)
-    finally:
-        await stub.aclose()
+    async with open_resolver(nameservers) as resolver:
+        return await examine(domain, resolver, selectors=selectors)
 
 
 async def examine(domain: str, resolver: Resolver, *, selectors: Sequence[str] = ()) -> Report:
@@ -108,13 +98,6 @@ def _read_selector(text: str) -> str:
     if selector is None:
         raise UsageFault(f"--selector {text!r}: allowed is one label or more, such as s1")
     return selector
-
-
-def _read_nameserver(text: str) -> str:
-    try:
-        return str(parse_nameserver(text))
-    except ValueError as exc:
-        raise UsageFault(f"--nameserver {text!r}: allowed is {exc}") from exc
 
 
 def _is_address(name: str) -> bool:

@@ -96,6 +96,8 @@ def _read_secret(overlay: Overlay, variable: str, path: Path, known: tuple[str, 
 
 def _convert(text: str, info: FieldInfo) -> Any:
     """Give the text the key's type; where that fails it stays text, which the key's own check then refuses."""
+    if info.annotation is bool:
+        return {"true": True, "false": False}.get(text, text)
     try:
         if get_origin(info.annotation) is tuple:
             return _convert_list(text)

@@ -9,7 +9,14 @@ from typing import NamedTuple
 
 # Possessive (++, *+): what failed is not tried again in every other way, or a value without its CRLF takes for ever.
 _FIELD = re.compile(rb"([\x21-\x39\x3b-\x7e]++)[ \t]*+:((?:[^\r]++|\r\n[ \t])*+)\r\n")
-_OBSOLETE_FROM = re.compile(rb"From[ \t]+:")
+_OPEN_FIELD = re.compile(rb"[\x21-\x39\x3b-\x7e]++[ \t]*+:(?:[^\r]++|\r\n[ \t])*+\r?+\n?+\Z")
+_OBSOLETE_FROM = re.compile(rb"From[ \t]++:")
+MAX_FIELDS = 20_000  # of a header that is bounded; to split so many takes as long as it takes to read a quarter MB
+_MAX_OPEN_OCTETS = 2048  # how far a field is followed over the bound: a long line and more
+
+
+class HeaderTooLarge(ValueError):
+    """A header section has more octets or fields than the caller takes; a retry does not help."""
 
 
 class Field(NamedTuple):
@@ -27,16 +34,29 @@ class Field(NamedTuple):
 def split_message(content: bytes, *, max_bytes: int | None = None) -> tuple[list[Field], int]:
     """Give the fields in order, and where the body begins: behind the empty line, or at a line that is no field.
 
-    That may be text of a message that lost its empty line. No field is looked for behind `max_bytes` octets.
+    That may be text of a message that lost its empty line. Raises HeaderTooLarge where the fields have more than
+    `max_bytes` octets, or are more than MAX_FIELDS; what lies behind is not looked at.
     """
-    position = _skip_envelope_line(content)
-    limit = len(content) if max_bytes is None else max_bytes
-    fields = []
-    while position <= limit and (match := _FIELD.match(content, position)):
-        fields.append(Field(match[1].lower(), match[0]))
-        position = match.end()
+    if max_bytes is None:
+        fields, position = _split(content, len(content), len(content))
+    else:
+        end = min(len(content), max_bytes + _MAX_OPEN_OCTETS)
+        fields, position = _split(content, end, MAX_FIELDS)
+        # A field is not followed to its end: folded to the size of a message it takes a second.
+        is_open = end < len(content) and _OPEN_FIELD.match(content, position, end)
+        if position > max_bytes or len(fields) > MAX_FIELDS or is_open:
+            raise HeaderTooLarge
     is_ended = content.startswith(b"\r\n", position)
     return fields, position + 2 * is_ended
+
+
+def _split(content: bytes, end: int, max_fields: int) -> tuple[list[Field], int]:
+    position = _skip_envelope_line(content)
+    fields: list[Field] = []
+    while len(fields) <= max_fields and (match := _FIELD.match(content, position, end)):
+        fields.append(Field(match[1].lower(), match[0]))
+        position = match.end()
+    return fields, position
 
 
 def _skip_envelope_line(content: bytes) -> int:

@@ -16,6 +16,8 @@ from mailflow.mailauth.result import ArcResult, ArcSet, AuthStatus
 
 MAX_PAYLOAD_CHARS = 4096  # the library copies the rest of the text for every token
 MAX_COMMENTS = 50  # it calls itself for a comment in a comment
+MAX_RESULTS = 50
+MAX_SETS_READ = 8  # of trusted sealers: at the bounds above each takes some milliseconds
 
 _FEATURES = authres.core_features()
 
@@ -41,22 +43,24 @@ def find_trusted_set(
     if arc.status is not AuthStatus.PASS or not author_domain:
         return None
     are_later_trusted = True
+    sets_read = 0
     for sealed in reversed(arc.sets):
         # 0 says that every message signature still verifies, so it is below any instance.
         is_vouched_for = are_later_trusted or arc.oldest_pass <= sealed.instance
         are_later_trusted = are_later_trusted and sealed.domain in trusted
-        if (
-            is_vouched_for
-            and sealed.domain in trusted
-            and _has_authenticated_author(sealed.authentication_results, author_domain, organizational_domain)
-        ):
+        if not is_vouched_for or sealed.domain not in trusted:
+            continue
+        sets_read += 1
+        if sets_read > MAX_SETS_READ:
+            break
+        if _has_authenticated_author(sealed.authentication_results, author_domain, organizational_domain):
             return sealed
     return None
 
 
 def _has_authenticated_author(payload: str, author_domain: str, organizational_domain: str) -> bool:
     """Tell whether these results, read strictly or not at all, authenticate the author domain."""
-    if len(payload) > MAX_PAYLOAD_CHARS or payload.count("(") > MAX_COMMENTS:
+    if len(payload) > MAX_PAYLOAD_CHARS or payload.count("(") > MAX_COMMENTS or payload.count(";") > MAX_RESULTS:
         return False
     # The library's patterns ignore case, by which U+212A is a k, and stop inside a quoted string or a comment at a
     # character they do not know.

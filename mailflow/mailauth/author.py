@@ -20,6 +20,7 @@ from mailflow.mailauth.lax_addresses import guess_addresses
 from mailflow.mailauth.mailbox_list import MailboxList, canonical_domain, parse_mailbox_list
 
 MAX_FROM_OCTETS: Final = 8192  # eight full lines and more names than anybody reads; bounds what a field can cost
+MAX_HIDDEN_OCTETS: Final = 131_072  # behind the end of a header; nobody looks for header fields further down
 MAX_NOTES: Final = 3
 _MAX_SHOWN: Final = 320  # characters of an address, as long as RFC 5321 lets one be
 _MAX_HOST: Final = 253
@@ -134,9 +135,10 @@ def _hides_from_field(content: bytes, fields: Sequence[Field], body_start: int, 
     if body_start == len(content) or content.endswith(b"\r\n\r\n", 0, body_start) or content.startswith(b"\r\n"):
         return False
     # A line that is no field has ended the header. Who skips it, reads on to the first empty line.
-    end = content.find(b"\r\n\r\n", body_start)
     start = max(body_start - 1, 0)  # at the end of the line before
-    return _FROM_LINE.search(content, start, end if end >= 0 else len(content)) is not None
+    last = start + MAX_HIDDEN_OCTETS
+    end = content.find(b"\r\n\r\n", body_start, last)
+    return _FROM_LINE.search(content, start, end if end >= 0 else last) is not None
 
 
 def _read_strict(found: MailboxList) -> Author | AuthorFault:

@@ -8,6 +8,7 @@ import functools
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final, TypeAlias
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -34,6 +35,7 @@ PublicKey: TypeAlias = RSAPublicKey | Ed25519PublicKey
 MIN_RSA_BITS: Final = 1024
 MAX_RSA_BITS: Final = 8192
 MAX_KEY_RECORDS: Final = 4
+MAX_TXT_RECORDS: Final = 20  # that are looked at to find them: an answer of the DNS can have thousands
 MAX_RECORD_OCTETS: Final = 8192
 _MAX_EXPONENT_BITS: Final = 33  # 65537 is what keys have; time grows with every bit
 _PADDING: Final = PKCS1v15()
@@ -82,7 +84,7 @@ def select_keys(records: Iterable[bytes]) -> tuple[KeyRecord, ...]:
     """Give the good ones of the TXT records at one name; raises a SignatureFault about the first where none is."""
     keys: list[KeyRecord] = []
     reason = ""  # the text alone: an exception kept in its own frame would be garbage in a circle
-    for record in records:
+    for record in islice(records, MAX_TXT_RECORDS):
         try:
             keys.append(parse_key_record(record))
         except SignatureFault as fault:

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 from mailflow.mailauth.result import DmarcPolicy
 
+MAX_RECORD_OCTETS: Final = 8192  # that are read of a record; tags behind them say nothing
 MAX_PROBLEMS: Final = 20
 MAX_URIS: Final = 20  # of one tag; RFC 9990 asks to support two
 _MAX_CACHED_OCTETS: Final = 1024
@@ -105,7 +106,11 @@ def _parse(data: bytes) -> DmarcRecord | None:
     if version is None:
         return None
     problems: list[str] = []
-    tags = _read_tags(data[version.end() :].decode("latin-1"), problems)
+    text = data[version.end() :].decode("latin-1")
+    if len(data) > MAX_RECORD_OCTETS:
+        text = text[:MAX_RECORD_OCTETS].rpartition(";")[0]
+        problems.append(f"what stands behind the first {MAX_RECORD_OCTETS} octets is ignored")
+    tags = _read_tags(text, problems)
     policies = {name: _read_word(tags, name, DmarcPolicy, problems) for name in _POLICY_TAGS}
     has_invalid_policy = any(name in tags and policy is None for name, policy in policies.items())
     rua = _read_uris(tags, "rua", problems)

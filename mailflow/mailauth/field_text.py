@@ -5,7 +5,7 @@ quoted-string of printable ASCII, bounded in length. There is no other way into 
 adds, removes or alters a result.
 
 The surprise: `=pass` in such a word becomes `?pass`. To a parser a quoted "dmarc=pass" is harmless; to the many mailbox
-rules that only search the field for `dmarc=pass` it is not.
+rules that only search the field for `dmarc=pass`, or leave out quotes and comments first, it is not.
 """
 
 import re
@@ -24,7 +24,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+").fullmatch  # RFC 2045 s5.1
 # [ [ local-part ] "@" ] domain-name of RFC 8601 s2.2; the domain as in RFC 6376 s3.5: two labels or more.
 _ADDRESS = re.compile(rf"(?:{_ATEXT}(?:\.{_ATEXT})*+)?@{_LABEL}(?:\.{_LABEL})+").fullmatch
 _UNPRINTABLE = re.compile(r"[^ -~]")
-_CLAIM = re.compile(r"=(?= *pass)", re.IGNORECASE)
+_CLAIM = re.compile(r"=(?=(?:\([^()]*+\)|[^A-Za-z0-9])*+pass)", re.IGNORECASE)
 
 
 def spell_value(text: str) -> str:

@@ -20,6 +20,10 @@ from mailflow.mail.headers import Field
 _RESULTS_ONLY = frozenset([b"authentication-results"])
 _WITH_RECEIVED_SPF = _RESULTS_ONLY | {b"received-spf"}
 
+# Fields are read closely only as far as anybody sane writes them; what is behind these bounds goes.
+MAX_ID_OCTETS = 512  # of what stands before the first ";" of results
+MAX_CLOSE_LOOKS = 50  # in one message
+
 # Possessive throughout: linear on whatever a stranger wrote.
 _FOLD = rb"(?:[ \t]|\r\n[ \t])"
 _PLAIN_ID = re.compile(rb"%b*+([\w!#$%%&'*+.^`{|}~-]++)(?:%b++[0-9]++)?+%b*+(?:;|\Z)" % (_FOLD, _FOLD, _FOLD)).match
@@ -57,7 +61,7 @@ def strip_forged(
     suspects = [index for index, field in enumerate(fields) if field.name in names]
     is_ended = content.endswith(b"\r\n\r\n", 0, body_at) or content[:body_at] == b"\r\n"
     needs_end = not is_ended and body_at < len(content)
-    forged = {index for index in suspects if _is_forged(fields[index], authserv_id)} if suspects else ()
+    forged = _find_forged(fields, suspects, authserv_id) if suspects else ()
     if not forged and not needs_end:
         return Kept(b"", 0)
     fields_end = body_at - 2 if is_ended else body_at
@@ -73,15 +77,41 @@ def claims_id(value: bytes, authserv_id: str) -> bool:
 
     The id is compared as a domain name: without regard to case, a dot at the end, or U-labels for A-labels.
     """
+    is_claimed = _claims_plainly(value, authserv_id)
+    return _claims_in_any_way(value, authserv_id) if is_claimed is None else is_claimed
+
+
+def _find_forged(fields: Sequence[Field], suspects: Sequence[int], authserv_id: str) -> set[int]:
+    forged = set()
+    close_looks = 0
+    for index in suspects:
+        field = fields[index]
+        is_claimed = field.name == b"received-spf" or _claims_plainly(field.value, authserv_id)
+        if is_claimed is None:
+            close_looks += 1
+            is_claimed = close_looks > MAX_CLOSE_LOOKS or _claims_in_any_way(field.value, authserv_id)
+        if is_claimed:
+            forged.add(index)
+    return forged
+
+
+def _claims_plainly(value: bytes, authserv_id: str) -> bool | None:
+    """Tell whether a value bears the id, None where it takes a closer look, as it hardly ever does."""
+    match = _PLAIN_ID(value)
+    if match is None:
+        return None
     ours = _comparable_own(authserv_id)
-    if match := _PLAIN_ID(value):
-        return ours is None or match[1].lower().rstrip(b".") == ours.encode()
+    return ours is None or match[1].lower().rstrip(b".") == ours.encode()
+
+
+def _claims_in_any_way(value: bytes, authserv_id: str) -> bool:
     try:
         text = value.decode().replace("\r\n", "")  # unfolded; RFC 6532 lets UTF-8 in
     except UnicodeDecodeError:
         return True
-    read = _read_id(text)
-    if read is None or ours is None:
+    ours = _comparable_own(authserv_id)
+    read = _read_id(text[:MAX_ID_OCTETS])
+    if read is None or ours is None or (read[1] == MAX_ID_OCTETS < len(text)):
         return True
     id, end = read
     theirs = _comparable(id)
@@ -92,10 +122,6 @@ def claims_id(value: bytes, authserv_id: str) -> bool:
     return ours in seen or _IGNORED.sub("", authserv_id).lower() in seen
 
 
-def _is_forged(field: Field, authserv_id: str) -> bool:
-    return field.name == b"received-spf" or claims_id(field.value, authserv_id)
-
-
 def _comparable(id: str) -> str | None:
     """Give an id as it is compared: as lower-case A-labels where it is a name, None where nobody could tell it."""
     if name := canonical_name(id):
@@ -103,7 +129,7 @@ def _comparable(id: str) -> str | None:
     return id.lower().rstrip(".") if id.isascii() else None
 
 
-_comparable_own = lru_cache(maxsize=16)(_comparable)  # ours alone: a stranger's id can be as long as a header
+_comparable_own = lru_cache(maxsize=16)(_comparable)  # ours alone: it is not for strangers' ids to fill
 
 
 def _read_id(text: str) -> tuple[str, int] | None:

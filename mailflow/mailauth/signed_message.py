@@ -33,15 +33,13 @@ def read_message(message: bytes) -> "SignedMessage":
 class SignedMessage:
     """A message split once. `fields` are in order, top first; a position is an index into them.
 
-    `max_header_bytes` bounds how far fields are looked for, as in split_message. The fields end at `header_end`, the
-    body begins at `body_start`, behind the empty line; without one the two are the same.
+    The body begins at `body_start`, behind the empty line. `max_header_bytes` bounds the header: HeaderTooLarge is
+    raised where it is larger, see split_message.
     """
 
     def __init__(self, content: bytes, *, max_header_bytes: int | None = None) -> None:
         self.content = content
         self.fields, self.body_start = split_message(content, max_bytes=max_header_bytes)
-        is_ended = content.endswith(b"\r\n\r\n", 0, self.body_start) or content[: self.body_start] == b"\r\n"
-        self.header_end = self.body_start - 2 * is_ended
         self._positions: dict[bytes, list[int]] = {}
         for position, field in enumerate(self.fields):
             self._positions.setdefault(field.name, []).append(position)

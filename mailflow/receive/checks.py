@@ -11,6 +11,7 @@ from ipaddress import ip_address
 
 from mailflow.dns import AnswerStatus, DnsTemporary, Resolver, lookup_addresses, lookup_mx, lookup_ptr
 from mailflow.mail.address import Address, AddressSyntaxError, parse_mailbox
+from mailflow.mail.headers import HeaderTooLarge
 from mailflow.mail.reply import ProtocolError, Reply
 from mailflow.mailauth.result import AuthStatus
 from mailflow.mailauth.signed_message import SignedMessage
@@ -20,6 +21,7 @@ MAX_DELIVERED_TO_FIELDS = 50
 MAX_REVERSE_NAMES = 10  # as many as RFC 7208 s4.6.4 lets SPF look at
 
 NULL_MX_SENDER = Reply(550, "5.7.27", "Sender domain does not take mail (null MX, RFC 7505)")
+HEADER_TOO_LARGE = Reply(554, "5.6.0", "Message header is too large")
 LOOP = Reply(554, "5.4.6", "Mail loop: this message has been here before")
 
 
@@ -73,11 +75,11 @@ async def refuse_null_mx(resolver: Resolver, reverse_path: Address | None) -> No
 
 
 def take_message(content: bytes, *, max_header_bytes: int) -> SignedMessage:
-    """Split a message. Raises ProtocolError 554 5.6.0 where its header section exceeds `max_header_bytes`."""
-    message = SignedMessage(content, max_header_bytes=max_header_bytes)
-    if message.header_end > max_header_bytes:
-        raise ProtocolError(Reply(554, "5.6.0", "Message header is too large"))
-    return message
+    """Split a message. Raises ProtocolError 554 5.6.0 where its header exceeds `max_header_bytes` or MAX_FIELDS."""
+    try:
+        return SignedMessage(content, max_header_bytes=max_header_bytes)
+    except HeaderTooLarge as exc:
+        raise ProtocolError(HEADER_TOO_LARGE) from exc
 
 
 def refuse_loop(message: SignedMessage, recipients: Sequence[Address]) -> None:

@@ -239,6 +239,30 @@ def test_an_ipv6_listener_alone_is_no_json(folder: Path) -> None:
     assert load(folder, MAILFLOW_MX__LISTEN="[::]:25").mx.listen == (HostPort("::", 25),)
 
 
+def test_every_key_of_mailauth_can_come_from_the_environment(folder: Path) -> None:
+    mailauth = load(
+        folder,
+        MAILFLOW_MAILAUTH__AUTHSERV_ID="mail.example.org",
+        MAILFLOW_MAILAUTH__DMARC="monitor",
+        MAILFLOW_MAILAUTH__ON_TEMPERROR="accept",
+        MAILFLOW_MAILAUTH__TRUSTED_ARC_SEALERS="a.example, B.example",
+        MAILFLOW_MAILAUTH__ALLOW='["example.org 192.0.2.0/24", "* 2001:db8::/32"]',
+        MAILFLOW_MAILAUTH__RECEIVED_SPF="true",
+    ).mailauth
+    assert (mailauth.authserv_id, mailauth.dmarc, mailauth.on_temperror) == ("mail.example.org", "monitor", "accept")
+    assert mailauth.trusted_arc_sealers == ("a.example", "b.example")
+    assert [str(entry) for entry in mailauth.allow] == ["example.org 192.0.2.0/24", "* 2001:db8::/32"]
+    assert mailauth.received_spf is True
+    assert load(folder, MAILFLOW_MAILAUTH__RECEIVED_SPF="false").mailauth.received_spf is False
+
+
+@pytest.mark.parametrize("text", ["yes", "1", "True", ""])
+def test_variable_that_is_neither_true_nor_false_is_a_fault(folder: Path, text: str) -> None:
+    line = faults_of(folder, MAILFLOW_MAILAUTH__RECEIVED_SPF=text)["mailauth.received_spf"]
+    assert "true or false" in line
+    assert "MAILFLOW_MAILAUTH__RECEIVED_SPF" in line
+
+
 def test_an_empty_variable_is_an_empty_list(folder: Path) -> None:
     text = MINIMAL + '[dns]\nnameservers = ["127.0.0.1"]\n'
     assert load(folder, text, MAILFLOW_DNS__NAMESERVERS="").dns.nameservers == ()

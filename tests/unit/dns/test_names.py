@@ -1,4 +1,5 @@
 import ipaddress
+import tracemalloc
 
 import dns.name
 import pytest
@@ -65,3 +66,13 @@ def test_any_text_is_a_name_that_fits_the_wire_or_none(text: str) -> None:
 def test_reverse_names_are_those_of_the_arpa_zones() -> None:
     assert reverse_name("192.0.2.1") == "1.2.0.192.in-addr.arpa"
     assert reverse_name(ipaddress.ip_address("2001:db8::1")) == "1." + "0." * 23 + "8.b.d.0.1.0.0.2.ip6.arpa"
+
+
+def test_text_that_is_too_long_for_a_name_is_not_kept() -> None:
+    """A stranger's d= or authserv-id can be as long as a header, and the cache holds thousands."""
+    tracemalloc.start()
+    for number in range(100):
+        assert canonical_name(f"{number}" + "a." * 50_000) is None
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 1_000_000

@@ -1,8 +1,10 @@
 """Where a header section ends, and which fields it has."""
 
+import time
+
 import pytest
 
-from mailflow.mail.headers import split_message
+from mailflow.mail.headers import MAX_FIELDS, HeaderTooLarge, split_message
 
 
 @pytest.mark.parametrize(
@@ -25,9 +27,49 @@ def test_header_ends_before_the_first_line_that_is_no_field(content: bytes, head
     assert content[:body_start] in (header, header + b"\r\n")
 
 
-def test_header_is_not_walked_beyond_the_field_that_exceeds_the_limit() -> None:
-    _, body_start = split_message(b"A: 1\r\n" * 1000, max_bytes=100)
-    assert body_start == 102
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"A: 1\r\n" * 20,
+        b"A: " + b"1" * 115 + b"\r\n",
+        b"A:" + b"\r\n 1" * 29 + b"\r\n",
+        b"From " + b"x" * 113 + b"\r\n",
+    ],
+)
+@pytest.mark.parametrize("rest", [b"", b"\r\nbody\r\n", b"\r\n" + b"body" * 2000])
+def test_header_of_the_limit_is_split_and_one_octet_more_is_too_large(header: bytes, rest: bytes) -> None:
+    assert len(header) == 120
+    assert split_message(header + rest, max_bytes=120) == split_message(header + rest)
+    with pytest.raises(HeaderTooLarge):
+        split_message(header + rest, max_bytes=119)
+
+
+@pytest.mark.parametrize("value", [b"x" * 10_000, b"\r\n " * 5000, b" x\r\n" * 5000, b"\r\n \r\n\t" * 4000])
+def test_field_that_is_not_over_where_it_is_no_longer_followed_is_too_large(value: bytes) -> None:
+    for cut in range(6):
+        with pytest.raises(HeaderTooLarge):
+            split_message(b"A:" + value[cut:] + b"\r\n\r\nbody\r\n", max_bytes=100)
+
+
+def test_line_that_is_no_field_ends_a_bounded_header_however_long_it_is() -> None:
+    content = b"A: 1\r\n" + b"x" * 10_000 + b"\r\n"
+    assert split_message(content, max_bytes=100) == split_message(content)
+
+
+def test_fields_of_the_limit_are_split_and_one_more_is_too_large() -> None:
+    fields, _ = split_message(b"A:\r\n" * MAX_FIELDS, max_bytes=1_000_000)
+    assert len(fields) == MAX_FIELDS
+    with pytest.raises(HeaderTooLarge):
+        split_message(b"A:\r\n" * (MAX_FIELDS + 1), max_bytes=1_000_000)
+
+
+@pytest.mark.parametrize("value", [b"\r\n ", b"x\r\n\t\r\n "])
+def test_field_as_large_as_a_message_is_not_walked_to_its_end(value: bytes) -> None:
+    content = b"A:" + value * (20_000_000 // len(value))
+    begin = time.process_time()
+    with pytest.raises(HeaderTooLarge):
+        split_message(content, max_bytes=262_144)
+    assert time.process_time() - begin < 0.1  # to its end it takes half a second
 
 
 @pytest.mark.parametrize(

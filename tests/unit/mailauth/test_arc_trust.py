@@ -2,7 +2,13 @@
 
 import pytest
 
-from mailflow.mailauth.arc_trust import MAX_COMMENTS, MAX_PAYLOAD_CHARS, find_trusted_set
+from mailflow.mailauth.arc_trust import (
+    MAX_COMMENTS,
+    MAX_PAYLOAD_CHARS,
+    MAX_RESULTS,
+    MAX_SETS_READ,
+    find_trusted_set,
+)
 from mailflow.mailauth.result import ArcResult, ArcSet, AuthStatus
 
 AUTHOR = "news.author.example"
@@ -213,3 +219,15 @@ def test_author_without_a_known_organizational_domain_is_still_himself() -> None
 def test_unknown_author_is_never_authenticated() -> None:
     assert trusted_instance(chain((LIST, "mx; dmarc=pass")), author_domain="") == 0
     assert trusted_instance(chain((LIST, "mx; dkim=pass header.d=")), author_domain="") == 0
+
+
+def test_results_are_read_up_to_their_number() -> None:
+    results = GOOD + "; spf=none" * (MAX_RESULTS - GOOD.count(";"))
+    assert trusted_instance(chain((LIST, results))) == 1
+    assert trusted_instance(chain((LIST, results + "; spf=none"))) == 0
+
+
+def test_results_of_so_many_trusted_sets_are_read_and_no_more() -> None:
+    others = [(LIST, NONE)] * MAX_SETS_READ
+    assert trusted_instance(chain((LIST, GOOD), *others[1:])) == 1
+    assert trusted_instance(chain((LIST, GOOD), *others)) == 0

@@ -16,6 +16,7 @@ from mailflow.mailauth.dkim_key import (
     MAX_KEY_RECORDS,
     MAX_RECORD_OCTETS,
     MAX_RSA_BITS,
+    MAX_TXT_RECORDS,
     find_keys,
     parse_key_record,
     select_keys,
@@ -222,3 +223,10 @@ async def test_name_that_is_too_long_for_the_dns_has_no_key() -> None:
     with pytest.raises(SignatureFault) as caught:
         await find_keys(ZoneResolver({}), "example.com", ".".join(["a" * 60] * 4))
     assert caught.value.status is AuthStatus.PERMERROR
+
+
+def test_key_is_looked_for_in_so_many_records_and_no_further() -> None:
+    records = [b"v=spf1 -all"] * (MAX_TXT_RECORDS - 1) + [f"p={P}".encode()]
+    assert len(select_keys(records)) == 1
+    with pytest.raises(SignatureFault):
+        select_keys([b"v=spf1 -all", *records])

@@ -4,6 +4,7 @@ import pytest
 
 from mailflow.mailauth.dmarc_record import (
     MAX_PROBLEMS,
+    MAX_RECORD_OCTETS,
     MAX_URIS,
     DmarcRecord,
     Psd,
@@ -186,6 +187,14 @@ def test_failure_options_say_nothing_without_an_address() -> None:
 def test_what_is_unknown_or_broken_leaves_the_rest(text: str) -> None:
     record = parse(text)
     assert (record.p, record.has_invalid_policy, record.is_testing, record.psd) == (REJECT, False, False, Psd.UNKNOWN)
+
+
+def test_tags_behind_so_many_octets_say_nothing() -> None:
+    padding = "x=y;" * (MAX_RECORD_OCTETS // 4)
+    record = parse(f"v=DMARC1; p=none; {padding}p=reject; sp=reject")
+    assert (record.p, record.sp) == (DmarcPolicy.NONE, None)
+    assert len(record.problems) == MAX_PROBLEMS
+    assert record.problems[0] == "what stands behind the first 8192 octets is ignored"
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -422,3 +424,25 @@ async def test_explanation_counts_towards_no_limit() -> None:
     zone = {"example.com": [{"TXT": record}], "b.example.com": [{"A": "192.0.2.9"}]}
     result = await judge(zone)
     assert (result.status, result.lookups, result.explanation) == ("fail", 10, None)
+
+
+async def test_explanation_that_is_as_long_as_an_answer_of_the_dns_is_none() -> None:
+    zone = {
+        "example.com": [{"TXT": "v=spf1 exp=why.example.com -all"}],
+        "why.example.com": [{"TXT": "%{L1R-}" * 9_000}],
+    }
+    begin = time.process_time()
+    assert (await judge(zone, sender="-joe@example.com")).explanation is None
+    assert time.process_time() - begin < 0.02
+
+
+async def test_long_records_that_include_each_other_leave_others_their_turn() -> None:
+    terms = " ".join(f"a:{number:x}.b" for number in range(1_500))
+    zone = {f"{n}.example.com": [{"TXT": f"v=spf1 include:{n + 1}.example.com {terms}"}] for n in range(12)}
+    check = asyncio.create_task(judge(zone, sender="joe@0.example.com"))
+    turns = 0
+    while not check.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns >= 10
+    assert (await check).status.value == "permerror"

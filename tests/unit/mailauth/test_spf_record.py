@@ -2,6 +2,7 @@ import pytest
 
 from mailflow.mailauth.result import AuthStatus
 from mailflow.mailauth.spf_record import (
+    MAX_RECORD_OCTETS,
     Mechanism,
     MechanismKind,
     RecordFault,
@@ -162,3 +163,10 @@ def test_name_is_canonical_for_comparing_and_raw_for_asking_where_the_canonical_
     assert read_target("a..x") == ("a..x", "", "")
     assert read_target("a.x.") == ("a.x.", "", "")
     assert not read_target("localhost").is_domain
+
+
+def test_record_may_have_so_many_octets_and_no_more() -> None:
+    record = b"v=spf1 " + b"ip4:1.2.3.4 " * (MAX_RECORD_OCTETS // 12 - 1)
+    longest = record + b" " * (MAX_RECORD_OCTETS - len(record))
+    assert isinstance(parse_record(longest), SpfRecord)
+    assert parse_record(longest + b" ") == RecordFault("the record is longer than 16384 octets")
