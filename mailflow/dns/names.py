@@ -22,15 +22,19 @@ _UNCLEAR = re.compile(r"[^!-\-/-\[\]-~]")
 _ESCAPE = re.compile(r"\\(\d{3})")
 
 
-@functools.lru_cache(maxsize=4096)  # one message asks for some names a dozen times, and for those of its neighbours
 def canonical_name(text: str) -> str | None:
     """The canonical form of a raw name, or None where it cannot be a DNS name.
 
     None for the empty string, an empty label, a label over 63 octets, a name over 253 characters (255 octets on the
     wire) and a U-label that IDNA 2008 (with UTS 46 mapping) rejects.
     """
-    if len(text) > MAX_WIRE_OCTETS - 1:  # room for the trailing dot; also bounds the work IDNA can be made to do
+    if len(text) > MAX_WIRE_OCTETS - 1:  # room for the trailing dot; bounds what is kept, and the work of IDNA
         return None
+    return _canonical_name(text)
+
+
+@functools.lru_cache(maxsize=4096)  # one message asks for some names a dozen times, and for those of its neighbours
+def _canonical_name(text: str) -> str | None:
     if not text.isascii():
         mapped = _to_a_labels(text)
         if mapped is None:
