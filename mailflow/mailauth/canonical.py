@@ -113,10 +113,14 @@ def digest_body(body: bytes, canonicalization: Canonicalization) -> BodyDigest:
     is_relaxed = canonicalization is Canonicalization.RELAXED
     if is_relaxed:
         body = _reduce_blanks(body.rstrip(b" \t")).replace(b" \r\n", b"\r\n")
-    text = body[: len(body) - _count_line_end_octets(body)]
-    if text or not is_relaxed:
-        text += b"\r\n"
-    return BodyDigest(len(text), hashlib.sha256(text).digest(), {})
+    ends = _count_line_end_octets(body)
+    if is_relaxed and ends == len(body):
+        body = b""
+    elif ends:
+        body = body[: len(body) - ends + 2]  # no copy where one CRLF ends it
+    else:
+        body += b"\r\n"
+    return BodyDigest(len(body), hashlib.sha256(body).digest(), {})
 
 
 def _reduce_blanks(text: bytes) -> bytes:

@@ -8,7 +8,6 @@ of the body open, or beside which somebody put another From, Subject… is `poli
 
 import asyncio
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -159,13 +158,10 @@ def _judge(message: SignedMessage, item: _Candidate, digest: BodyDigest, now: fl
 
 def find_added_field(message: SignedMessage, signed_fields: tuple[bytes, ...]) -> bytes | None:
     """Name a field that was signed and now has unsigned company: a reader may show that instead (s8.15)."""
-    signed: Counter[bytes] | None = None
     for name in SINGLE_FIELDS:
         count = len(message.positions(name))
-        if count > 1:
-            signed = signed or Counter(signed_fields)
-            if 0 < signed[name] < count:
-                return name
+        if count > 1 and 0 < signed_fields.count(name) < count:
+            return name
     return None
 
 

@@ -55,7 +55,9 @@ class SignedMessage:
         for name in names:
             positions = left.get(name)
             if positions is None:
-                positions = left[name] = [position for position in self.positions(name) if position != besides]
+                positions = left[name] = [*self.positions(name)]
+            if positions and positions[-1] == besides:
+                positions.pop()
             if positions:
                 selected.append(positions.pop())
         return selected
