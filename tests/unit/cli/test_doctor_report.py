@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mailflow.cli.doctor_finding import Change, Check, Severity, worst
 from mailflow.cli.doctor_report import as_document, print_json, print_text
 from mailflow.cli.doctor_run import examine, read_domain
+from mailflow.cli.usage import UsageFault
 from mailflow.dns import MxRecord, RdType
 from mailflow.testing import ZoneResolver
 from tests.unbound_server import run_unbound
