@@ -52,6 +52,10 @@ class BudgetedResolver:
             self._settle_time()
             self._outstanding -= 1
 
+    def peek(self, name: str, rdtype: RdType | str) -> Answer[Record] | None:
+        """The answer `resolve` would give without a query, None where it would need one; costs nothing."""
+        return self._peek and self._peek(name, rdtype)
+
     def _settle_time(self) -> None:
         now = self._clock()
         if self._outstanding:

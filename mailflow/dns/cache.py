@@ -70,6 +70,11 @@ class AnswerCache:
             self._entries.move_to_end(key)
         return entry
 
+    def find_fresh(self, key: Key, now: float) -> Answer[Record] | None:
+        """The answer to a question if it is fresh; the entry becomes the most recently used either way."""
+        entry = self.find(key)
+        return entry.answer if entry is not None and now < entry.expires_at else None
+
     def age(self, entry: Entry, now: float) -> Age:
         """What the entry's answer is worth at `now`."""
         if entry.answer is None:

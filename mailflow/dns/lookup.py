@@ -89,6 +89,7 @@ def _merged(v6: Answer[IpAddress] | DnsTemporary, v4: Answer[IpAddress] | DnsTem
 
 
 def _typed(answer: Answer[Record], kind: type[R]) -> Answer[R]:
-    if not all(isinstance(record, kind) for record in answer.records):
-        raise TypeError(f"a resolver gave other records than {kind.__name__}")
+    for record in answer.records:
+        if not isinstance(record, kind):
+            raise TypeError(f"a resolver gave other records than {kind.__name__}")
     return cast("Answer[R]", answer)

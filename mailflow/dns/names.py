@@ -28,8 +28,9 @@ def canonical_name(text: str) -> str | None:
     None for the empty string, an empty label, a label over 63 octets, a name over 253 characters (255 octets on the
     wire) and a U-label that IDNA 2008 (with UTS 46 mapping) rejects.
     """
-    # Room for the trailing dot. Bounds the work IDNA can be made to do; and the cache would keep what is longer.
-    return None if len(text) > MAX_WIRE_OCTETS - 1 else _canonical_name(text)
+    if len(text) > MAX_WIRE_OCTETS - 1:  # room for the trailing dot; bounds what is kept, and the work of IDNA
+        return None
+    return _canonical_name(text)
 
 
 @functools.lru_cache(maxsize=4096)  # one message asks for some names a dozen times, and for those of its neighbours

@@ -80,13 +80,12 @@ class StubResolver:
 
     def peek(self, name: str, rdtype: RdType | str) -> Answer[Record] | None:
         """The answer `resolve` would give without a query or a wait, None where it would need one."""
-        canonical, rdtype = canonical_name(name), RdType(rdtype)
+        canonical = canonical_name(name)
+        if not isinstance(rdtype, RdType):
+            rdtype = RdType(rdtype)
         if canonical is None:
             return NO_SUCH_NAME
-        entry = self._cache.find((canonical, rdtype))
-        if entry is None or self._cache.age(entry, self._clock()) is not Age.FRESH:
-            return None
-        return entry.answer
+        return self._cache.find_fresh((canonical, rdtype), self._clock())
 
     async def aclose(self) -> None:
         """Cancel what is in flight; those who wait for it see CancelledError."""

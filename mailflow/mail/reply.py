@@ -80,7 +80,10 @@ class ReplySyntaxError(Exception):
 
 def printable(text: str, max_chars: int = 256) -> str:
     """Make foreign text fit for a reply or a trace field: printable ASCII, bounded."""
-    return _UNPRINTABLE.sub("?", text[:max_chars])
+    text = text[:max_chars]
+    if text.isascii() and text.isprintable():  # as nearly always, and told ten times faster than by a regex
+        return text
+    return _UNPRINTABLE.sub("?", text)
 
 
 class ReplyReader:

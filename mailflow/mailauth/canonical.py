@@ -83,11 +83,7 @@ class BodyHasher:
             data, held = data[:-1], b"\r"
         text = data.rstrip(b" \t")
         self._held = b" " + held if len(text) < len(data) else held
-        if b"\t" in text:
-            text = text.replace(b"\t", b" ")
-        while b"  " in text:  # each round halves every run
-            text = text.replace(b"  ", b" ")
-        return text.replace(b" \r\n", b"\r\n")
+        return _reduce_blanks(text).replace(b" \r\n", b"\r\n")
 
     def _add_lines(self, data: bytes) -> None:
         text = data[: len(data) - _count_line_end_octets(data)]
@@ -112,6 +108,30 @@ class BodyHasher:
         self._octets += len(data)
 
 
+def digest_body(body: bytes, canonicalization: Canonicalization) -> BodyDigest:
+    """Hash a body that is at hand as a whole: as a BodyHasher without `lengths` does, in half the time."""
+    is_relaxed = canonicalization is Canonicalization.RELAXED
+    if is_relaxed:
+        body = _reduce_blanks(body.rstrip(b" \t")).replace(b" \r\n", b"\r\n")
+    ends = _count_line_end_octets(body)
+    if is_relaxed and ends == len(body):
+        body = b""
+    elif ends:
+        body = body[: len(body) - ends + 2]  # no copy where one CRLF ends it
+    else:
+        body += b"\r\n"
+    return BodyDigest(len(body), hashlib.sha256(body).digest(), {})
+
+
+def _reduce_blanks(text: bytes) -> bytes:
+    """Make one space of every run of spaces and tabs."""
+    if b"\t" in text:
+        text = text.replace(b"\t", b" ")
+    while b"  " in text:  # each round halves every run
+        text = text.replace(b"  ", b" ")
+    return text
+
+
 def _count_line_end_octets(data: bytes) -> int:
     """Count the octets of the CRLFs at the end; a bare CR or LF there is text, and so is all before it."""
     ends = data[len(data.rstrip(b"\r\n")) :]
@@ -123,12 +143,11 @@ def canonicalize_field(field: Field, canonicalization: Canonicalization) -> byte
     """Give a field as it is hashed, with its CRLF (s3.4.1, s3.4.2)."""
     if canonicalization is Canonicalization.SIMPLE:
         return field.raw
-    value = field.raw[field.raw.index(b":") + 1 :].replace(b"\r\n", b"")
-    if b"\t" in value:
-        value = value.replace(b"\t", b" ")
-    while b"  " in value:
-        value = value.replace(b"  ", b" ")
-    return field.name + b":" + value.strip(b" ") + b"\r\n"
+    name, raw = field
+    value = raw[raw.index(b":") + 1 :].replace(b"\r\n", b"")
+    if b"\t" in value or b"  " in value:
+        value = _reduce_blanks(value)
+    return name + b":" + value.strip(b" ") + b"\r\n"
 
 
 def erase_signature(field: Field) -> Field:

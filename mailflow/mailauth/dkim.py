@@ -8,7 +8,6 @@ of the body open, or beside which somebody put another From, Subject… is `poli
 
 import asyncio
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -31,12 +30,12 @@ SINGLE_FIELDS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A signature that could be read; `result` is what is known of it so far, `key` the one that made it."""
+    """A signature that could be read from its `tags`; `key` is the one that made it, once that is known."""
 
     position: int
+    tags: dict[str, str]
     signature: MessageSignature
     agent_domain: str
-    result: DkimResult
     key: KeyRecord | None = None
 
 
@@ -78,23 +77,17 @@ async def verify_dkim_signatures(
 
 
 def _read_signature(message: SignedMessage, position: int, now: float) -> _Candidate | DkimResult:
-    result = DkimResult(AuthStatus.NONE)
     try:
         tags = parse_tag_list(message.fields[position].value)
-        result = DkimResult(
-            AuthStatus.NONE,
-            domain=to_domain(tags.get("d", "")) or "",
-            selector=tags.get("s", ""),
-            algorithm=tags.get("a", ""),
-            auid=tags.get("i", ""),
-            tag_b=tags.get("b", "").replace(" ", "").replace("\t", ""),
-        )
+    except SignatureFault as fault:
+        return DkimResult(fault.status, reason=fault.reason)
+    try:
         signature, agent_domain = parse_dkim_signature(tags)
         if signature.expires_at is not None and now > signature.expires_at:
             raise permanent_fault("the signature has expired (x=)")
     except SignatureFault as fault:
-        return _failed(result, fault)
-    return _Candidate(position, signature, agent_domain, result)
+        return _end(tags, fault.status, fault.reason)
+    return _Candidate(position, tags, signature, agent_domain)
 
 
 async def _find_all_keys(candidates: list[_Candidate], resolver: Resolver) -> dict[tuple[str, str], _Keys]:
@@ -120,18 +113,18 @@ def _check_header(
     signature = item.signature
     keys = found[signature.domain, signature.selector]
     if isinstance(keys, SignatureFault):
-        return _failed(item.result, keys)
+        return _end(item.tags, keys.status, keys.reason)
     fitting = [key for key in keys if key.fits(signature.algorithm)]
     if not fitting:
-        return _failed(item.result, permanent_fault("the key is of another type than the signature (k=, a=)"))
+        return _end(item.tags, AuthStatus.PERMERROR, "the key is of another type than the signature (k=, a=)")
     allowed = [key for key in fitting if not key.is_strict or item.agent_domain == signature.domain]
     if not allowed:
-        return _failed(item.result, permanent_fault("the key allows no subdomain in the identity (t=s, i=)"))
+        return _end(item.tags, AuthStatus.PERMERROR, "the key allows no subdomain in the identity (t=s, i=)")
     signed = message.header_input(signature.signed_fields, item.position, signature.header_form)
     for key in allowed:
         if key.verifies(signature.signature, signed):
-            return _Candidate(item.position, signature, item.agent_domain, item.result, key)
-    return _end(item.result, AuthStatus.FAIL, "the signature does not fit the signed fields", allowed[0])
+            return _Candidate(item.position, item.tags, signature, item.agent_domain, key)
+    return _end(item.tags, AuthStatus.FAIL, "the signature does not fit the signed fields", allowed[0])
 
 
 async def _hash_bodies(
@@ -147,43 +140,44 @@ async def _hash_bodies(
 
 def _judge(message: SignedMessage, item: _Candidate, digest: BodyDigest, now: float) -> DkimResult:
     """Give the result of a signature whose header is good."""
-    signature, result, key = item.signature, item.result, item.key
+    tags, signature, key = item.tags, item.signature, item.key
     body_hash = digest.of(signature.length)
     if body_hash is None:  # "MUST NOT be larger than the actual number of octets"
-        return _end(result, AuthStatus.PERMERROR, "the signed length (l=) is larger than the body", key)
+        return _end(tags, AuthStatus.PERMERROR, "the signed length (l=) is larger than the body", key)
     if body_hash != signature.body_hash:
-        return _end(result, AuthStatus.FAIL, "the body is not the one that was signed", key)
+        return _end(tags, AuthStatus.FAIL, "the body is not the one that was signed", key)
     if signature.length is not None and signature.length < digest.size_octets:
         reason = f"only {signature.length} of the {digest.size_octets} octets of the body are signed (l=)"
-        return _end(result, AuthStatus.POLICY, reason, key)
+        return _end(tags, AuthStatus.POLICY, reason, key)
     if added := find_added_field(message, signature.signed_fields):
         reason = f"the message has more {added.decode().title()} fields than were signed"
-        return _end(result, AuthStatus.POLICY, reason, key)
+        return _end(tags, AuthStatus.POLICY, reason, key)
     # s3.5 lets us ignore it; a wrong clock is what it mostly is.
     is_early = signature.signed_at is not None and signature.signed_at > now + MAX_CLOCK_SKEW_S
-    return _end(result, AuthStatus.PASS, "its time (t=) lies in the future" if is_early else None, key)
+    return _end(tags, AuthStatus.PASS, "its time (t=) lies in the future" if is_early else None, key)
 
 
 def find_added_field(message: SignedMessage, signed_fields: tuple[bytes, ...]) -> bytes | None:
     """Name a field that was signed and now has unsigned company: a reader may show that instead (s8.15)."""
-    signed: Counter[bytes] | None = None
     for name in SINGLE_FIELDS:
         count = len(message.positions(name))
-        if count > 1:
-            signed = signed or Counter(signed_fields)
-            if 0 < signed[name] < count:
-                return name
+        if count > 1 and 0 < signed_fields.count(name) < count:
+            return name
     return None
 
 
-def _failed(result: DkimResult, fault: SignatureFault) -> DkimResult:
-    return _end(result, fault.status, fault.reason, None)
-
-
-def _end(result: DkimResult, status: AuthStatus, reason: str | None, key: KeyRecord | None) -> DkimResult:
-    if key is None:
-        return replace(result, status=status, reason=reason)
-    return replace(result, status=status, reason=reason, key_bits=key.bits, is_testing=key.is_testing)
+def _end(tags: dict[str, str], status: AuthStatus, reason: str | None, key: KeyRecord | None = None) -> DkimResult:
+    return DkimResult(
+        status,
+        domain=to_domain(tags.get("d", "")) or "",
+        selector=tags.get("s", ""),
+        algorithm=tags.get("a", ""),
+        reason=reason,
+        auid=tags.get("i", ""),
+        tag_b=tags.get("b", "").replace(" ", "").replace("\t", ""),
+        key_bits=key.bits if key else 0,
+        is_testing=key is not None and key.is_testing,
+    )
 
 
 def _shorten_tags_b(results: list[DkimResult]) -> list[DkimResult]:

@@ -189,8 +189,8 @@ class _Alignment:
     def __init__(self, discovery: PolicyDiscovery, resolver: Resolver) -> None:
         self._author = discovery.author_domain
         self._walks = TreeWalks(resolver, discovery.steps)
-        self._author_walk: Sequence[WalkStep] = discovery.steps
-        self.domain = domain_of_walk(discovery.steps)
+        self._author_walk: Sequence[WalkStep] = ()
+        self.domain = ""
         self.failure: DnsTemporary | None = None
 
     async def walk_author(self) -> None:

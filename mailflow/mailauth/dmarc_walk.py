@@ -10,6 +10,7 @@ that a failure which changes nothing need not defer mail.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from mailflow.dns import AnswerStatus, DnsTemporary, Resolver, lookup_txt
 from mailflow.mailauth.dmarc_record import DmarcRecord, Psd, parse_dmarc_record, select_records
@@ -67,11 +68,12 @@ class TreeWalks:
         return steps
 
 
-def names_to_ask(domain: str) -> list[str]:
-    """Give the names of a whole walk from `domain` (s4.10 steps 1, 4 and 7)."""
+@lru_cache(maxsize=1024)  # by name: most mail comes from few domains
+def names_to_ask(domain: str) -> Sequence[str]:
+    """Give the names of a whole walk from `domain`, a canonical name (s4.10 steps 1, 4 and 7)."""
     labels = domain.split(".")
     rest = min(len(labels) - 1, MAX_LABELS)
-    return [domain, *(".".join(labels[-count:]) for count in range(rest, 0, -1))]
+    return (domain, *(".".join(labels[-count:]) for count in range(rest, 0, -1)))
 
 
 def organizational_domain(start: str, records: Sequence[tuple[str, Psd]]) -> str:
@@ -126,7 +128,7 @@ async def _ask(resolver: Resolver, domain: str) -> WalkStep:
         return WalkStep(domain, Finding.FAILURE, failure=failure)
     # An alias that leads nowhere exists itself (RFC 8020 s2).
     is_known = answer.status is not AnswerStatus.NXDOMAIN or answer.canonical_name not in {"", name}
-    records = select_records(answer.records)
+    records = select_records(answer.records) if answer.records else []
     if len(records) == 1:
         return WalkStep(domain, Finding.RECORD, parse_dmarc_record(records[0]))
     return WalkStep(domain, Finding.SEVERAL if records else Finding.NOTHING, is_name_known=is_known)

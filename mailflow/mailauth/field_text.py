@@ -81,7 +81,8 @@ def _quoted(text: str) -> str:
 def _printable(text: str, max_chars: int) -> str:
     if len(text) > max_chars:
         text = text[:max_chars] + "..."
-    text = _UNPRINTABLE.sub("?", text)
+    if not (text.isascii() and text.isprintable()):
+        text = _UNPRINTABLE.sub("?", text)
     return _CLAIM.sub("?", text) if "=" in text else text
 
 

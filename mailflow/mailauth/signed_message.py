@@ -6,7 +6,7 @@ hold nobody up.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mailflow.mail.headers import split_message
@@ -15,6 +15,7 @@ from mailflow.mailauth.canonical import (
     BodyHasher,
     Canonicalization,
     canonicalize_field,
+    digest_body,
     erase_signature,
 )
 
@@ -56,16 +57,15 @@ class SignedMessage:
         A name without a field left counts as nothing. `besides`, the signature, never signs itself.
         """
         selected = []
-        left: dict[bytes, Iterator[int]] = {}
+        left: dict[bytes, list[int]] = {}
         for name in names:
             positions = left.get(name)
             if positions is None:
-                positions = left[name] = reversed(self.positions(name))
-            position = next(positions, None)
-            if position is not None and position == besides:
-                position = next(positions, None)
-            if position is not None:
-                selected.append(position)
+                positions = left[name] = [*self.positions(name)]
+            if positions and positions[-1] == besides:
+                positions.pop()
+            if positions:
+                selected.append(positions.pop())
         return selected
 
     def canonical_field(self, position: int, form: Canonicalization) -> bytes:
@@ -89,13 +89,18 @@ class SignedMessage:
     async def hash_body(self, form: Canonicalization, lengths: Iterable[int] = ()) -> BodyDigest:
         """Hash the body in one form, with its beginnings of `lengths` octets; what is known is not hashed again."""
         wanted = set(lengths)
-        if digest := self._digests.get(form):
+        digest = self._digests.get(form)
+        is_large = len(self.content) - self.body_start > WHOLE_OCTETS
+        if digest is None and not wanted and not is_large:
+            digest = self._digests[form] = digest_body(self.content[self.body_start :], form)
+            return digest
+        if digest is not None:
             wanted = {length for length in wanted if length < digest.size_octets} - digest.beginnings.keys()
             if not wanted:
                 return digest
             wanted |= digest.beginnings.keys()
         hasher = BodyHasher(form, wanted)
-        if len(self.content) - self.body_start <= WHOLE_OCTETS:
+        if not is_large:
             hasher.feed(self.content[self.body_start :])
         else:
             view = memoryview(self.content)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
@@ -49,9 +50,7 @@ async def check_spf(
     `resolver` should carry a budget of time. `receiver` and `now` (Unix time, None the clock) are for explanations
     that name them. Raises ValueError where `ip` is no address.
     """
-    client = ip_address(ip.partition("%")[0])
-    if isinstance(client, IPv6Address) and client.ipv4_mapped is not None:
-        client = client.ipv4_mapped  # s5: "MUST still be considered an IPv4 address"
+    client = _parse_client(ip)
     identity = SpfIdentity.MAILFROM if sender not in {"", "<>"} else SpfIdentity.HELO
     local, _, domain = sender.rpartition("@") if identity is SpfIdentity.MAILFROM else ("", "", helo)
     target = _judged_name(domain)
@@ -83,6 +82,14 @@ async def check_spf(
     return SpfResult(
         status, target.name, identity, record_domain=check.record_domain, lookups=check.lookups.terms, reason=reason
     )
+
+
+@lru_cache(maxsize=1024)  # a client brings many messages
+def _parse_client(ip: str) -> IpAddress:
+    client = ip_address(ip.partition("%")[0])
+    if isinstance(client, IPv6Address) and client.ipv4_mapped is not None:
+        return client.ipv4_mapped  # s5: "MUST still be considered an IPv4 address"
+    return client
 
 
 def _judged_name(domain: str) -> TargetName:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from mailflow.mail.headers import split_message
 from mailflow.mailauth import sign_dkim, verify_dkim
-from mailflow.mailauth.canonical import BodyHasher, Canonicalization, canonicalize_field
+from mailflow.mailauth.canonical import BodyHasher, Canonicalization, canonicalize_field, digest_body
 from mailflow.mailauth.dkim_key import MAX_RECORD_OCTETS, parse_key_record
 from mailflow.mailauth.dkim_tags import SignatureFault, parse_tag_list
 from mailflow.mailauth.result import AuthStatus, DkimResult
@@ -88,6 +88,8 @@ def test_body_has_one_digest_however_it_is_split(
     first, second = whole.finish(), split.finish()
     assert (first.size_octets, first.whole) == (second.size_octets, second.whole)
     assert [first.of(length) for length in lengths] == [second.of(length) for length in lengths]
+    at_once = digest_body(body, form)
+    assert (at_once.size_octets, at_once.whole) == (first.size_octets, first.whole)
 
 
 @settings(max_examples=300, deadline=None)

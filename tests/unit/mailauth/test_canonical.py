@@ -7,7 +7,14 @@ import time
 import pytest
 
 from mailflow.mail.headers import Field, split_message
-from mailflow.mailauth.canonical import BodyDigest, BodyHasher, Canonicalization, canonicalize_field, erase_signature
+from mailflow.mailauth.canonical import (
+    BodyDigest,
+    BodyHasher,
+    Canonicalization,
+    canonicalize_field,
+    digest_body,
+    erase_signature,
+)
 
 SIMPLE, RELAXED = Canonicalization.SIMPLE, Canonicalization.RELAXED
 MEGABYTE = 1_000_000
@@ -62,6 +69,7 @@ def test_body_has_its_canonical_form_however_it_is_split(
 ) -> None:
     digest = hash_body(body, form, slice_octets=slice_octets)
     assert (digest.size_octets, digest.whole) == (len(canonical), sha256(canonical))
+    assert digest_body(body, form) == digest
 
 
 @pytest.mark.parametrize("form", Canonicalization)
@@ -69,6 +77,7 @@ def test_every_split_of_every_short_body_gives_one_digest(form: Canonicalization
     for octets in itertools.product(b"a \t\r\n", repeat=6):
         body = bytes(octets)
         digest = hash_body(body, form)
+        assert digest_body(body, form) == digest
         for cut in range(1, len(body)):
             hasher = BodyHasher(form)
             hasher.feed(body[:cut])

@@ -58,6 +58,22 @@ async def test_what_is_no_domain_name_of_several_labels_has_no_policy_and_nothin
     assert resolver.queries == []
 
 
+@pytest.mark.parametrize(
+    ("domain", "is_asked"),
+    [
+        (f"{'a' * 63}.example.com", True),
+        (f"{'a' * 64}.example.com", False),
+        (".".join(["a" * 61, *["b" * 63] * 3]), True),  # 253 characters
+        (".".join(["a" * 62, *["b" * 63] * 3]), False),
+    ],
+)
+async def test_labels_have_63_octets_and_names_253_characters_at_most(domain: str, *, is_asked: bool) -> None:
+    for identity in ({"sender": f"joe@{domain}"}, {"sender": "", "helo": domain}):
+        resolver = ZoneResolver({})
+        assert (await judge({}, resolver=resolver, **identity)).status == "none"
+        assert bool(resolver.queries) is is_asked
+
+
 async def test_domain_without_record_is_none() -> None:
     result = await judge({"example.com": [{"TXT": "v=spf10"}, {"A": CLIENT}]})
     assert (result.status, result.reason) == ("none", "example.com publishes no SPF record")
