@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from mailflow.cli import app, auth_check
+from mailflow.cli import app, usage
 from mailflow.cli.auth_check import check_message, run_check
 from mailflow.cli.auth_report import Report, as_document, print_json, print_text
 from mailflow.mail.address import parse_mailbox
@@ -66,7 +66,7 @@ class OpenZone(ZoneResolver):
 def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
     """What the DNS says to the command: empty, to be filled."""
     zone: dict[str, list[Any]] = {}
-    monkeypatch.setattr(auth_check, "StubResolver", lambda nameservers: OpenZone(zone))
+    monkeypatch.setattr(usage, "StubResolver", lambda nameservers: OpenZone(zone))
     return zone
 
 
