@@ -4,9 +4,10 @@ Used for DKIM and ARC. Keys come from strangers: a record is bounded in octets, 
 exponent, so that none costs more than a fraction of a millisecond. Parsed records are kept, by their octets alone.
 """
 
+import asyncio
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TypeAlias
@@ -67,6 +68,11 @@ class KeyRecord:
         return True
 
 
+KeyName: TypeAlias = tuple[str, str]
+"""The signing domain and its selector, d= and s=."""
+FoundKeys: TypeAlias = tuple[KeyRecord, ...] | SignatureFault
+
+
 async def find_keys(resolver: Resolver, domain: str, selector: str) -> tuple[KeyRecord, ...]:
     """Find the keys of a selector, one or more; both names are A-labels.
 
@@ -78,6 +84,22 @@ async def find_keys(resolver: Resolver, domain: str, selector: str) -> tuple[Key
     except DnsTemporary as exc:
         raise SignatureFault(AuthStatus.TEMPERROR, f"no answer from the DNS for the key ({exc.kind.value})") from exc
     return select_keys(answer.records)
+
+
+async def find_all_keys(resolver: Resolver, names: Collection[KeyName]) -> dict[KeyName, FoundKeys]:
+    """Find the keys of several selectors at the same time; of one without, what is wrong."""
+    if len(names) < 2:  # as nearly always: no task for it
+        return {name: await _find_keys_or_fault(resolver, *name) for name in names}
+    async with asyncio.TaskGroup() as group:
+        tasks = {name: group.create_task(_find_keys_or_fault(resolver, *name)) for name in names}
+    return {name: task.result() for name, task in tasks.items()}
+
+
+async def _find_keys_or_fault(resolver: Resolver, domain: str, selector: str) -> FoundKeys:
+    try:
+        return await find_keys(resolver, domain, selector)
+    except SignatureFault as fault:
+        return fault
 
 
 def select_keys(records: Iterable[bytes]) -> tuple[KeyRecord, ...]:
