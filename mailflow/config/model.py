@@ -176,7 +176,7 @@ class MailauthTable(Table):
     )
     allow: tuple[v.Allowed, ...] = declare(
         [],
-        "Mail that is not refused for DMARC.",
+        "Mail that DMARC neither refuses nor puts in quarantine, by its author's domain and where it comes from.",
         allowed=f"a list, each item {v.ALLOWANCE}",
     )
     received_spf: bool = declare(False, "Write a Received-SPF field as well (RFC 7208 s9.1).", strict=True)
