@@ -19,7 +19,7 @@ from mailflow.dns import Resolver
 from mailflow.mailauth.arc_chain import ARC_FIELDS, SealedSet, collect_chain, read_message_signature
 from mailflow.mailauth.canonical import Canonicalization, canonicalize_field, erase_signature
 from mailflow.mailauth.dkim import find_added_field
-from mailflow.mailauth.dkim_key import KeyRecord, find_keys
+from mailflow.mailauth.dkim_key import FoundKeys, KeyName, find_all_keys
 from mailflow.mailauth.dkim_signature import MessageSignature
 from mailflow.mailauth.dkim_tags import Algorithm, SignatureFault, permanent_fault
 from mailflow.mailauth.result import ArcResult, ArcSet, AuthStatus
@@ -27,8 +27,6 @@ from mailflow.mailauth.signed_message import SignedMessage, read_message
 
 _NONE: Final = ArcResult(AuthStatus.NONE)
 _SEAL_FORM: Final = Canonicalization.RELAXED  # s4.1.3
-_KeyName = tuple[str, str]
-_Keys = tuple[KeyRecord, ...] | SignatureFault
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,9 @@ async def verify_arc_chain(message: SignedMessage, *, resolver: Resolver, now: f
     try:
         sets = collect_chain(message.fields)
         unchanged = await _find_unchanged(message, sets, time.time() if now is None else now)
-        keys = await _find_all_keys(sets, unchanged, resolver)
+        names = {(each.seal.domain, each.seal.selector) for each in sets}
+        names |= {(each.signature.domain, each.signature.selector) for each in unchanged}
+        keys = await find_all_keys(resolver, names)
         oldest_pass = await _verify_chain(message, sets, unchanged, keys)
     except SignatureFault as fault:
         if fault.status is AuthStatus.TEMPERROR:
@@ -112,25 +112,8 @@ async def _find_fitting(message: SignedMessage, readings: list[MessageSignature]
     return fitting
 
 
-async def _find_all_keys(sets: list[SealedSet], unchanged: list[_Signed], resolver: Resolver) -> dict[_KeyName, _Keys]:
-    names = {(each.seal.domain, each.seal.selector) for each in sets}
-    names |= {(each.signature.domain, each.signature.selector) for each in unchanged}
-    if len(names) == 1:  # of one set, as nearly always: no task for it
-        return {name: await _find_keys(resolver, name) for name in names}
-    async with asyncio.TaskGroup() as group:
-        tasks = {name: group.create_task(_find_keys(resolver, name)) for name in names}
-    return {name: task.result() for name, task in tasks.items()}
-
-
-async def _find_keys(resolver: Resolver, name: _KeyName) -> _Keys:
-    try:
-        return await find_keys(resolver, *name)
-    except SignatureFault as fault:
-        return fault
-
-
 async def _verify_chain(
-    message: SignedMessage, sets: list[SealedSet], unchanged: list[_Signed], keys: dict[_KeyName, _Keys]
+    message: SignedMessage, sets: list[SealedSet], unchanged: list[_Signed], keys: dict[KeyName, FoundKeys]
 ) -> int:
     """Verify the latest message signature and every seal (s5.2 steps 4 and 6), and give the oldest pass (step 5).
 
@@ -156,7 +139,7 @@ async def _verify_chain(
     return await _find_oldest_pass(message, unchanged, keys)
 
 
-async def _find_oldest_pass(message: SignedMessage, unchanged: list[_Signed], keys: dict[_KeyName, _Keys]) -> int:
+async def _find_oldest_pass(message: SignedMessage, unchanged: list[_Signed], keys: dict[KeyName, FoundKeys]) -> int:
     for newer, signed in itertools.pairwise(unchanged):
         await asyncio.sleep(0)
         try:
@@ -169,7 +152,7 @@ async def _find_oldest_pass(message: SignedMessage, unchanged: list[_Signed], ke
     return 0 if oldest == 1 else oldest
 
 
-def _verify_message_signature(message: SignedMessage, signed: _Signed, keys: dict[_KeyName, _Keys]) -> None:
+def _verify_message_signature(message: SignedMessage, signed: _Signed, keys: dict[KeyName, FoundKeys]) -> None:
     signature = signed.signature
     inputs = [
         message.header_input(reading.signed_fields, signed.sealed.signature, reading.header_form)
@@ -193,7 +176,7 @@ def _join_sets(message: SignedMessage, sets: list[SealedSet]) -> tuple[bytes, li
     return bytes(covered), ends
 
 
-def _verify_seal(message: SignedMessage, sealed: SealedSet, covered: bytes, keys: dict[_KeyName, _Keys]) -> None:
+def _verify_seal(message: SignedMessage, sealed: SealedSet, covered: bytes, keys: dict[KeyName, FoundKeys]) -> None:
     seal = sealed.seal
     own = canonicalize_field(erase_signature(message.fields[seal.position]), _SEAL_FORM).removesuffix(b"\r\n")
     try:
@@ -202,7 +185,7 @@ def _verify_seal(message: SignedMessage, sealed: SealedSet, covered: bytes, keys
         _raise_for(fault, "seal", sealed)
 
 
-def _verify(algorithm: Algorithm, signature: bytes, inputs: list[bytes], keys: _Keys) -> None:
+def _verify(algorithm: Algorithm, signature: bytes, inputs: list[bytes], keys: FoundKeys) -> None:
     if isinstance(keys, SignatureFault):
         raise keys
     fitting = [key for key in keys if key.fits(algorithm)]

@@ -13,7 +13,7 @@ from typing import Final
 
 from mailflow.dns import Resolver
 from mailflow.mailauth.canonical import BodyDigest, Canonicalization
-from mailflow.mailauth.dkim_key import KeyRecord, find_keys
+from mailflow.mailauth.dkim_key import FoundKeys, KeyName, KeyRecord, find_all_keys
 from mailflow.mailauth.dkim_signature import MessageSignature, parse_dkim_signature
 from mailflow.mailauth.dkim_tags import SignatureFault, parse_tag_list, permanent_fault, to_domain
 from mailflow.mailauth.result import AuthStatus, DkimResult
@@ -39,9 +39,6 @@ class _Candidate:
     key: KeyRecord | None = None
 
 
-_Keys = tuple[KeyRecord, ...] | SignatureFault
-
-
 async def verify_dkim(message: bytes, *, resolver: Resolver, now: float | None = None) -> list[DkimResult]:
     """Check the signatures of a message; results in header order, top first, [] where there is none.
 
@@ -60,7 +57,8 @@ async def verify_dkim_signatures(
         return []
     now = time.time() if now is None else now
     read = [_read_signature(message, position, now) for position in positions[:MAX_SIGNATURES]]
-    keys = await _find_all_keys([item for item in read if isinstance(item, _Candidate)], resolver)
+    names = {(item.signature.domain, item.signature.selector) for item in read if isinstance(item, _Candidate)}
+    keys = await find_all_keys(resolver, names)
     checked = []
     for item in read:
         checked.append(_check_header(message, item, keys) if isinstance(item, _Candidate) else item)
@@ -90,25 +88,7 @@ def _read_signature(message: SignedMessage, position: int, now: float) -> _Candi
     return _Candidate(position, tags, signature, agent_domain)
 
 
-async def _find_all_keys(candidates: list[_Candidate], resolver: Resolver) -> dict[tuple[str, str], _Keys]:
-    names = {(item.signature.domain, item.signature.selector) for item in candidates}
-    if len(names) < 2:  # as nearly always: no task for it
-        return {name: await _find_keys(resolver, *name) for name in names}
-    async with asyncio.TaskGroup() as group:
-        tasks = {name: group.create_task(_find_keys(resolver, *name)) for name in names}
-    return {name: task.result() for name, task in tasks.items()}
-
-
-async def _find_keys(resolver: Resolver, domain: str, selector: str) -> _Keys:
-    try:
-        return await find_keys(resolver, domain, selector)
-    except SignatureFault as fault:
-        return fault
-
-
-def _check_header(
-    message: SignedMessage, item: _Candidate, found: dict[tuple[str, str], _Keys]
-) -> _Candidate | DkimResult:
+def _check_header(message: SignedMessage, item: _Candidate, found: dict[KeyName, FoundKeys]) -> _Candidate | DkimResult:
     """Look for a key that may have made this signature and did: the candidate goes on with it."""
     signature = item.signature
     keys = found[signature.domain, signature.selector]
