@@ -24,6 +24,11 @@ class AtHandResolver:
 
     async def resolve(self, name: str, rdtype: RdType | str) -> Answer[Record]:
         """Answer without a wait; see Resolver.resolve."""
-        if self._peek is None or (answer := self._peek(name, rdtype)) is None:
+        answer = self.peek(name, rdtype)
+        if answer is None:
             raise NotAtHand
         return answer
+
+    def peek(self, name: str, rdtype: RdType | str) -> Answer[Record] | None:
+        """The answer that is at hand, None where there is none."""
+        return self._peek and self._peek(name, rdtype)

@@ -58,7 +58,9 @@ async def verify_arc_chain(message: SignedMessage, *, resolver: Resolver, now: f
     try:
         sets = collect_chain(message.fields)
         unchanged = await _find_unchanged(message, sets, time.time() if now is None else now)
-        keys = await find_all_keys(resolver, _name_keys(sets, unchanged))
+        names = {(each.seal.domain, each.seal.selector) for each in sets}
+        names |= {(each.signature.domain, each.signature.selector) for each in unchanged}
+        keys = await find_all_keys(resolver, names)
         oldest_pass = await _verify_chain(message, sets, unchanged, keys)
     except SignatureFault as fault:
         if fault.status is AuthStatus.TEMPERROR:
@@ -108,11 +110,6 @@ async def _find_fitting(message: SignedMessage, readings: list[MessageSignature]
     if not fitting:
         raise permanent_fault("the body is not the one that was signed")
     return fitting
-
-
-def _name_keys(sets: list[SealedSet], unchanged: list[_Signed]) -> set[KeyName]:
-    names = {(each.seal.domain, each.seal.selector) for each in sets}
-    return names | {(each.signature.domain, each.signature.selector) for each in unchanged}
 
 
 async def _verify_chain(

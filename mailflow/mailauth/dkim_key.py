@@ -7,7 +7,7 @@ exponent, so that none costs more than a fraction of a millisecond. Parsed recor
 import asyncio
 import functools
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, TypeAlias
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from mailflow.dns import DnsTemporary, Resolver, lookup_txt
+from mailflow.dns.at_hand import AtHandResolver, NotAtHand
 from mailflow.mailauth.dkim_tags import (
     Algorithm,
     SignatureFault,
@@ -68,9 +69,34 @@ class KeyRecord:
         return True
 
 
-KeyName: TypeAlias = tuple[str, str]
-"""The signing domain and its selector, d= and s=."""
+KeyName: TypeAlias = tuple[str, str]  # domain and selector, A-labels
 FoundKeys: TypeAlias = tuple[KeyRecord, ...] | SignatureFault
+
+
+async def find_all_keys(resolver: Resolver, names: Iterable[KeyName]) -> dict[KeyName, FoundKeys]:
+    """Find the keys of several selectors, those that have to be waited for together; a fault stands for its keys."""
+    found: dict[KeyName, FoundKeys] = {}
+    awaited: list[KeyName] = []
+    at_hand = AtHandResolver(resolver)
+    for name in names:
+        try:
+            found[name] = await _find_keys_or_fault(at_hand, name)
+        except NotAtHand:
+            awaited.append(name)
+    if len(awaited) == 1:  # as mostly: no task for it
+        found[awaited[0]] = await _find_keys_or_fault(resolver, awaited[0])
+    elif awaited:
+        async with asyncio.TaskGroup() as group:
+            tasks = {name: group.create_task(_find_keys_or_fault(resolver, name)) for name in awaited}
+        found |= {name: task.result() for name, task in tasks.items()}
+    return found
+
+
+async def _find_keys_or_fault(resolver: Resolver, name: KeyName) -> FoundKeys:
+    try:
+        return await find_keys(resolver, *name)
+    except SignatureFault as fault:
+        return fault
 
 
 async def find_keys(resolver: Resolver, domain: str, selector: str) -> tuple[KeyRecord, ...]:
@@ -84,22 +110,6 @@ async def find_keys(resolver: Resolver, domain: str, selector: str) -> tuple[Key
     except DnsTemporary as exc:
         raise SignatureFault(AuthStatus.TEMPERROR, f"no answer from the DNS for the key ({exc.kind.value})") from exc
     return select_keys(answer.records)
-
-
-async def find_all_keys(resolver: Resolver, names: Collection[KeyName]) -> dict[KeyName, FoundKeys]:
-    """Find the keys of several selectors at the same time; of one without, what is wrong."""
-    if len(names) < 2:  # as nearly always: no task for it
-        return {name: await _find_keys_or_fault(resolver, *name) for name in names}
-    async with asyncio.TaskGroup() as group:
-        tasks = {name: group.create_task(_find_keys_or_fault(resolver, *name)) for name in names}
-    return {name: task.result() for name, task in tasks.items()}
-
-
-async def _find_keys_or_fault(resolver: Resolver, domain: str, selector: str) -> FoundKeys:
-    try:
-        return await find_keys(resolver, domain, selector)
-    except SignatureFault as fault:
-        return fault
 
 
 def select_keys(records: Iterable[bytes]) -> tuple[KeyRecord, ...]:

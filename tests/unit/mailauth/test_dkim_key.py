@@ -12,11 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicNumbers
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from mailflow.dns import Answer, RdType, Record
 from mailflow.mailauth.dkim_key import (
     MAX_KEY_RECORDS,
     MAX_RECORD_OCTETS,
     MAX_RSA_BITS,
     MAX_TXT_RECORDS,
+    find_all_keys,
     find_keys,
     parse_key_record,
     select_keys,
@@ -24,6 +26,7 @@ from mailflow.mailauth.dkim_key import (
 from mailflow.mailauth.dkim_tags import Algorithm, SignatureFault
 from mailflow.mailauth.result import AuthStatus
 from mailflow.testing import ZoneResolver
+from mailflow.testing.zone import Zone
 from tests.dkim_keys import ed25519_key, key_record, public_octets, rsa_key
 
 SIGNED = b"what is signed"
@@ -217,6 +220,31 @@ async def test_missing_key_is_permanent_and_a_silent_dns_is_not(zone: dict[str, 
     with pytest.raises(SignatureFault) as caught:
         await find_keys(ZoneResolver(zone), "example.com", "s")
     assert caught.value.status is status
+
+
+@pytest.mark.parametrize("known", [0, 1, 2, 3, 4])
+async def test_keys_of_several_selectors_are_found_whatever_is_at_hand(known: int) -> None:
+    class Known(ZoneResolver):
+        def peek(self, name: str, rdtype: RdType | str) -> Answer[Record] | None:
+            return at_hand.get(name)
+
+    def owner(name: tuple[str, str]) -> str:
+        return f"{name[1]}._domainkey.{name[0]}"
+
+    names = [("a.example", "s"), ("b.example", "s"), ("none.example", "s"), ("silent.example", "s")]
+    keys = [{"TXT": key_record(rsa_key())}]
+    zone: Zone = {owner(names[0]): keys, owner(names[1]): keys, owner(names[3]): ["TIMEOUT"]}
+    answers = ZoneResolver(zone)
+    at_hand = {owner(name): await answers.resolve(owner(name), "TXT") for name in names[: min(known, 3)]}
+    resolver = Known(zone)
+    found = await find_all_keys(resolver, names[: max(known, 2)])
+    assert {name: getattr(keys, "status", None) for name, keys in found.items()} == {
+        name: {"none.example": AuthStatus.PERMERROR, "silent.example": AuthStatus.TEMPERROR}.get(name[0])
+        for name in names[: max(known, 2)]
+    }
+    assert [name for name, _ in resolver.queries] == [
+        owner(name) for name in names[: max(known, 2)] if owner(name) not in at_hand
+    ]
 
 
 async def test_name_that_is_too_long_for_the_dns_has_no_key() -> None:
