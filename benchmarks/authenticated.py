@@ -3,6 +3,7 @@
 CPU is that of supervisor and workers. No message that is measured was sent before, only others of its domain: these
 are sent until a pass over all domains asks the DNS nothing any more. How it is with a cold cache is measured beside.
 What counts is that the checks were made: each message must have passed all three by the service's own counters.
+Postfix's bare relay stands beside it, which checks nothing: how fast the machine is at the moment shows there.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from benchmarks.noop_latency import describe_delays, p99_ms, probe_beside
 from benchmarks.report import Bar, show
 from benchmarks.rounds import Rounds, Run, list_rounds, take_rounds
 from benchmarks.signed_mail import CLIENT_ZONE, SenderDomain, Writer, make_domains, make_keys
-from benchmarks.whole_path import CONFIG, measure_relay
+from benchmarks.whole_path import CONFIG, measure_postfix, measure_relay
 from tests.integration.mailflow_process import MailflowProcess
 
 ROUNDS = 3
@@ -28,10 +29,12 @@ WORKERS = 2
 KEYS = 20
 DOMAINS = 200
 MESSAGES = 2_000
+POSTFIX_MESSAGES = 2_000
+POSTFIX_BYTES = 4 << 10
 # name, octets of a message, arguments of the client, bar in milliseconds
 WORKLOADS: tuple[tuple[str, int, list[str], float], ...] = (
-    ("4 KB, reused connections", 4 << 10, [], 0.8),
-    ("4 KB, a connection per message", 4 << 10, ["--new-connections"], 1.1),
+    ("4 KB, reused connections", POSTFIX_BYTES, [], 0.8),
+    ("4 KB, a connection per message", POSTFIX_BYTES, ["--new-connections"], 1.1),
     ("100 KB, reused connections", 100 << 10, [], 2.5),
 )
 COLD_DOMAINS = 1_000
@@ -115,7 +118,10 @@ async def run() -> list[Bar]:
             for name, size_bytes, arguments, limit_ms in WORKLOADS:
                 corpus = write_corpus(folder / "measured", await writer.write(domains, MESSAGES, size_bytes))
                 warm_up = partial(Service.warm, corpus=warming, arguments=arguments)
-                rounds = await _measure(f"{name}, warm DNS cache", nameserver, corpus, arguments, warm_up)
+                has_peer = size_bytes == POSTFIX_BYTES
+                rounds = await _measure(
+                    f"{name}, warm DNS cache", nameserver, corpus, arguments, warm_up, has_peer=has_peer
+                )
                 what = f"authenticated, {name}, CPU per message"
                 bars.append(Bar(what, rounds.cost_ms, limit_ms, "ms", is_ceiling=True))
             corpus = write_corpus(folder / "cold", await writer.write(cold_domains, COLD_DOMAINS, 4 << 10))
@@ -131,6 +137,8 @@ async def _measure(
     corpus: Corpus,
     arguments: Sequence[str],
     warm_up: Callable[[Service], Awaitable[object]],
+    *,
+    has_peer: bool = False,
 ) -> Rounds:
     """Send all messages to a new service in each round; show what was found."""
     queries: list[float] = []
@@ -143,7 +151,10 @@ async def _measure(
             queries.append((nameserver.queries - before) / corpus.messages)
             return found
 
-    found = await take_rounds(ROUNDS, {"mailflow": measure})
+    measures: dict[str, Callable[[], Awaitable[Run]]] = {"mailflow": measure}
+    if has_peer:
+        measures["Postfix"] = partial(measure_postfix, list(arguments), POSTFIX_MESSAGES)
+    found = await take_rounds(ROUNDS, measures)
     rounds = found["mailflow"]
     asked = f"{statistics.median(queries):.2f} DNS queries a message"
     show(f"authenticated, {title}", [*list_rounds(found), f"{rounds.latency}, {asked}"])

@@ -198,6 +198,8 @@ def _leave_unanswered(dmarc: DmarcResult, policy: Policy) -> Verdict:
 
 def _follow_policy(dmarc: DmarcResult, action: Action) -> Verdict:
     domain, asked = _shown(dmarc.author_domain), f"{dmarc.tag}={dmarc.policy}"
+    if dmarc.disposition is not dmarc.policy:
+        asked += ", as a test: t=y"
     if action is Action.QUARANTINE:
         reason = f"Quarantined: {domain} is not authenticated, and its policy ({asked}) asks for that."
         return Verdict(action, Rule.DMARC_POLICY, reason)

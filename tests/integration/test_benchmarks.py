@@ -43,6 +43,7 @@ SMALL: list[tuple[ModuleType, dict[str, object]]] = [
             "DOMAINS": 20,
             "MESSAGES": 100,
             "COLD_DOMAINS": 50,
+            "POSTFIX_MESSAGES": 50,
             "LARGE_MESSAGES": 4,
             "LARGE_BYTES": 4 << 20,
         },

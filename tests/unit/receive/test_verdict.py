@@ -212,6 +212,11 @@ def test_replies_name_dmarc_and_the_author_domain_and_fit_a_line() -> None:
     assert reply.encode().count(b"\r\n") == 1
 
 
+def test_reason_tells_that_a_policy_is_tried_out() -> None:
+    verdict = decide(replace(EVIDENCE, dmarc=dmarc(FAIL, "reject", "quarantine")), ENFORCE)
+    assert "(p=reject, as a test: t=y)" in verdict.reason
+
+
 def test_signatures_of_others_decide_nothing() -> None:
     evidence = replace(EVIDENCE, dkim=(DkimResult(PASS, "attacker.example"),))
     assert decide(evidence, ENFORCE).action is Action.REJECT
