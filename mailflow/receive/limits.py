@@ -20,6 +20,9 @@ TOO_MANY = Reply(421, "4.3.2", "Too many connections, try again later")
 TOO_MANY_FROM_CLIENT = Reply(421, "4.7.0", "Too many connections from your network, try again later")
 
 
+MIN_ROOMY_SESSIONS = 20  # a limit below is exact at every moment
+
+
 class SharedLimits(Protocol):
     """The counters of all workers, as one worker sees them."""
 
@@ -80,8 +83,12 @@ class LimitCounters:
         return self._sessions[network]
 
     def is_roomy(self, network: str) -> bool:
-        """Tell whether a network has at most half of the sessions it may; never where the minute counts."""
-        return self._rate is None and 2 * self._sessions[network] <= self.max_sessions
+        """Tell whether a network is so far from its limit that a few sessions too many in the count refuse nobody.
+
+        Never where new ones are counted by the minute.
+        """
+        has_room = 2 * self._sessions[network] <= self.max_sessions
+        return has_room and self.max_sessions >= MIN_ROOMY_SESSIONS and self._rate is None
 
     @property
     def networks(self) -> Set[str]:

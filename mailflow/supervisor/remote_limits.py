@@ -13,7 +13,7 @@ from mailflow.supervisor.channel import Message
 
 ANSWER_S = 1.0
 KEEP_S = 0.5
-MAX_KEPT = 10  # places of one network
+MAX_KEPT = 5  # places of one network
 
 
 class RemoteLimits:

@@ -3,6 +3,7 @@
 import pytest
 
 from mailflow.receive.limits import (
+    MIN_ROOMY_SESSIONS,
     TOO_MANY,
     TOO_MANY_FROM_CLIENT,
     ConnectionLimits,
@@ -58,10 +59,14 @@ def test_networks_that_have_left_are_forgotten() -> None:
 
 
 def test_network_is_roomy_up_to_half_of_its_limit_where_no_rate_is_counted() -> None:
-    counters = LimitCounters(max_sessions=4, per_minute=0)
-    for is_roomy in (True, True, False):
+    counters = LimitCounters(max_sessions=MIN_ROOMY_SESSIONS, per_minute=0)
+    for number in range(1, MIN_ROOMY_SESSIONS + 1):
         assert counters.enter("192.0.2") is None
-        assert counters.is_roomy("192.0.2") is is_roomy
+        assert counters.is_roomy("192.0.2") is (number <= MIN_ROOMY_SESSIONS // 2)
+    counters.configure(max_sessions=100, per_minute=0)
+    assert counters.is_roomy("192.0.2")
+    counters.configure(max_sessions=MIN_ROOMY_SESSIONS - 1, per_minute=0)
+    assert not counters.is_roomy("198.51.100")
     counters.configure(max_sessions=100, per_minute=5)
     assert not counters.is_roomy("192.0.2")
 
