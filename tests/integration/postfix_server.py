@@ -52,10 +52,12 @@ minimal_backoff_time = 1s
 maximal_backoff_time = 2s
 """
 # Nothing is chrooted; no pickup, as mail comes by SMTP alone (so no sendmail, which needs /etc/postfix/main.cf).
+# qmgr is woken every 10 s, not every 300: what it finds locked by a delivery ("skipped, still being delivered") it puts
+# into incoming for 60 s, and there it looks only when it is woken or new mail comes.
 MASTER = """\
 127.0.0.1:{port} inet n - n - - smtpd
 cleanup    unix  n - n - 0 cleanup
-qmgr       unix  n - n 300 1 qmgr
+qmgr       unix  n - n 10 1 qmgr
 rewrite    unix  - - n - - trivial-rewrite
 bounce     unix  - - n - 0 bounce
 defer      unix  - - n - 0 bounce
