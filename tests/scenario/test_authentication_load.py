@@ -1,7 +1,10 @@
 """What a stranger writes holds nobody up: the longest turn of the loop beside hostile messages."""
 
 import asyncio
+import contextlib
+import gc
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +31,17 @@ HOSTILE = {
 }
 
 
+@contextlib.contextmanager
+def without_collector() -> Iterator[None]:
+    """Keep the garbage collector still: what all other tests have left behind is no part of a turn."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("header", HOSTILE.values(), ids=HOSTILE.keys())
 async def test_hostile_message_leaves_other_sessions_their_turn(tmp_path: Path, header: bytes) -> None:
     async with serve(tmp_path, config='[mailauth]\ndmarc = "enforce"\n') as service:
@@ -36,10 +50,11 @@ async def test_hostile_message_leaves_other_sessions_their_turn(tmp_path: Path, 
             assert (await client.command(command))[0] in "23"
         await client.send_all(header + b"\r\nhello\r\n")
         reply = asyncio.create_task(client.command("."))
-        longest, begin = 0.0, time.process_time()
-        while not reply.done():
-            await asyncio.sleep(0)
-            begin, last = time.process_time(), begin
-            longest = max(longest, begin - last)
+        with without_collector():
+            longest, begin = 0.0, time.process_time()
+            while not reply.done():
+                await asyncio.sleep(0)
+                begin, last = time.process_time(), begin
+                longest = max(longest, begin - last)
         assert (await reply)[0] in "25"
         assert longest < MAX_TURN_S
