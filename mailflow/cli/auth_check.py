@@ -45,39 +45,24 @@ def run_check(
     policy = mail_policy(settings) if settings else Policy()
     receiver = settings.hostname if settings else "unknown"
     may_relay = settings is not None and is_in(settings.mx.relay_from, client_ip)
-    report = asyncio.run(
-        _check(
-            content, client_ip, helo, reverse_path, nameservers, policy, may_relay=may_relay, now=now, receiver=receiver
-        )
-    )
+
+    async def check() -> Report:
+        async with open_resolver(nameservers) as resolver:
+            return await check_message(
+                content,
+                client_ip,
+                helo,
+                reverse_path,
+                resolver,
+                policy=policy,
+                may_relay=may_relay,
+                now=now,
+                receiver=receiver,
+            )
+
+    report = asyncio.run(check())
     (print_json if as_json else print_text)(report)
     return 0 if report.verdict.action in (Action.ACCEPT, Action.QUARANTINE) else 1
-
-
-async def _check(
-    content: bytes,
-    client_ip: str,
-    helo: str,
-    reverse_path: Address | None,
-    nameservers: list[str],
-    policy: Policy,
-    *,
-    may_relay: bool,
-    now: float,
-    receiver: str,
-) -> Report:
-    async with open_resolver(nameservers) as resolver:
-        return await check_message(
-            content,
-            client_ip,
-            helo,
-            reverse_path,
-            resolver,
-            policy=policy,
-            may_relay=may_relay,
-            now=now,
-            receiver=receiver,
-        )
 
 
 async def check_message(

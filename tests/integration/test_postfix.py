@@ -26,8 +26,6 @@ from tests.integration.smtp_source import Message, make_messages, send_all
 from tests.servers import wait_until
 
 MESSAGES = 10_000
-# The two runs that only repeat what a restart shows, with more violence; MAILFLOW_POSTFIX_MESSAGES=10000 for more.
-DISTURBED_MESSAGES = int(os.environ.get("MAILFLOW_POSTFIX_MESSAGES", "5000"))
 BODY_BYTES = 4096
 SOURCE_CONNECTIONS = 10
 RESTARTS = 10
@@ -172,7 +170,7 @@ async def test_restarts_lose_and_double_nothing(line: Line, capsys: pytest.Captu
 
 
 async def test_kills_double_only_what_was_never_confirmed(line: Line, capsys: pytest.CaptureFixture[str]) -> None:
-    messages = make_messages(DISTURBED_MESSAGES, domains=DOMAINS, seed=3)
+    messages = make_messages(MESSAGES, domains=DOMAINS, seed=3)
     run = await carry(line, messages, disturb=line.kill, times=KILLS)
     print_figures(capsys, run.describe(line, messages))
     assert_all_arrived(line, run, messages)
@@ -187,7 +185,7 @@ async def test_every_disturbance_in_turn_loses_nothing(line: Line, capsys: pytes
         steps.append(steps.pop(0))
         await steps[-1]()
 
-    messages = make_messages(DISTURBED_MESSAGES, domains=DOMAINS, seed=4)
+    messages = make_messages(MESSAGES, domains=DOMAINS, seed=4)
     run = await carry(line, messages, disturb=disturb, times=2 * len(steps))
     print_figures(capsys, run.describe(line, messages))
     assert_all_arrived(line, run, messages, faults={"reload_refused"})
