@@ -5,7 +5,7 @@ of SMTP sessions. Facts come back as values: a backend that is down or refuses i
 The replies inside are ours, fit to be told to the client: never a backend's own text.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -56,6 +56,28 @@ class Outcome:
     reply: Reply
     backend: str
     detail: str = ""
+
+
+class DotWithheld(Exception):
+    """The final dot may not leave: who delivers has lost the message meanwhile. The delivery is aborted."""
+
+
+class FinalDot:
+    """The moment that divides a delivery: before it nothing happened, after it the message may be delivered.
+
+    A backend calls `leave` with nothing between it and the last octets that make the delivery final. `may_leave` is
+    asked then.
+    """
+
+    def __init__(self, may_leave: Callable[[], bool] = lambda: True) -> None:
+        self._may_leave = may_leave
+        self.has_left = False
+
+    def leave(self) -> None:
+        """Note that it leaves now. Raises DotWithheld where it may not."""
+        if not self._may_leave():
+            raise DotWithheld
+        self.has_left = True
 
 
 class Handoff(Protocol):
