@@ -8,7 +8,7 @@ the rooms under it take plain arguments.
 from mailflow.config.fault import ConfigFaults, Fault
 from mailflow.config.load import load_settings
 from mailflow.config.model import LmtpBackend, MaildirBackend, RouteTable, Settings
-from mailflow.config.value import HostPort, RedisServer, UnixPath
+from mailflow.config.value import HostPort, PostgresServer, RedisServer, SqliteFile, UnixPath
 
 __all__ = [
     "ConfigFaults",
@@ -16,9 +16,11 @@ __all__ = [
     "HostPort",
     "LmtpBackend",
     "MaildirBackend",
+    "PostgresServer",
     "RedisServer",
     "RouteTable",
     "Settings",
+    "SqliteFile",
     "UnixPath",
     "load_settings",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mailflow.config.fault import Fault, show_value
-from mailflow.config.model import AdminTable, MxTable
+from mailflow.config.model import AdminTable, MxTable, Settings
 from mailflow.config.value import parse_listen, parse_mailbox, parse_quarantine, parse_route_domain
 
 Document = Mapping[str, Any]
@@ -26,6 +26,7 @@ def find_contradictions(document: Document) -> list[Fault]:
         *_find_catch_all_faults(document),
         *_find_relay_faults(document),
         *_find_quarantine_faults(document),
+        *_find_missing_store(document),
     ]
 
 
@@ -140,12 +141,20 @@ def _find_quarantine_faults(document: Document) -> Iterator[Fault]:
                 )
 
 
+def _find_missing_store(document: Document) -> Iterator[Fault]:
+    """A process that was made for delivery has something to deliver from."""
+    roles = document.get("roles")
+    is_asked = isinstance(roles, list) and "delivery" in roles and "mx" not in roles
+    if is_asked and not _value(document, "store", "url", ""):
+        yield Fault("store.url", '""', 'a store, since roles has "delivery" without "mx"')
+
+
 def _covers(route_domain: str, domain: str) -> bool:
     return domain.endswith(route_domain) if route_domain.startswith(".") else domain == route_domain
 
 
 def _has_role(document: Document, role: str) -> bool:
-    roles = document.get("roles", ["mx", "admin"])
+    roles = document.get("roles", Settings.model_fields["roles"].default)
     return isinstance(roles, list) and role in roles
 
 

@@ -288,6 +288,43 @@ class RouteTable(Table):
     )
 
 
+class StoreTable(Table):
+    """Where a message is kept, durably, that was answered 250 and is not in its mailbox yet.
+
+    Without a store each message goes to one mailbox within its SMTP session, and what cannot be delivered now is 451.
+    """
+
+    url: v.StoreUrl = declare(
+        "",
+        "SQLite on this machine's disk, a file for each worker (PATH, PATH.1, PATH.2, …), or a PostgreSQL that all "
+        "Pods share. A path after sqlite:// that does not begin with a slash is from the file's folder.",
+        allowed=v.STORE_URL,
+        example="sqlite:///var/lib/mailflow/queue.db",
+        is_secret=True,
+    )
+    lease_s: float = declare_duration(
+        60, "After how long without a heartbeat of its worker a message goes to another.", at_least=5
+    )
+    first_retry_s: float = declare_duration(
+        300, "How long a message that could not be delivered waits; later tries are further apart.", at_least=1
+    )
+    expire_s: float = declare(
+        432000,
+        "How long delivery is tried before the message is returned.",
+        unit="seconds",
+        at_least=1,
+        at_most=2592000,
+    )
+    min_free_bytes: int = declare(
+        0,
+        "Room that the disk of an SQLite store must have: below it mail is 452, while the queue is emptied further. 0:"
+        " twice max_message_bytes.",
+        unit="bytes",
+        at_least=0,
+        at_most=MAX_BYTES,
+    )
+
+
 class LimitsTable(Table):
     """Limits beyond a single session."""
 
@@ -353,8 +390,11 @@ class Settings(Table):
         allowed=v.HOST_NAME,
         example="mx1.example.org",
     )
-    roles: tuple[Literal["mx", "admin"], ...] = declare(
-        ["mx", "admin"], "What this process runs.", allowed='a list, each item "mx" or "admin"', min_length=1
+    roles: tuple[Literal["mx", "delivery", "admin"], ...] = declare(
+        ["mx", "delivery", "admin"],
+        "What this process runs. An SQLite store is delivered from by its own workers, whatever stands here.",
+        allowed='a list, each item "mx", "delivery" or "admin"',
+        min_length=1,
     )
     workers: int = declare(
         0,
@@ -368,6 +408,7 @@ class Settings(Table):
     mailauth: MailauthTable = Field(default_factory=MailauthTable)
     backend: tuple[Backend, ...] = Field((), description="Mailbox servers, one table each.")
     route: tuple[RouteTable, ...] = Field((), description="Which domains go to which backend, one table each.")
+    store: StoreTable = Field(default_factory=StoreTable)
     limits: LimitsTable = Field(default_factory=LimitsTable)
     drain: DrainTable = Field(default_factory=DrainTable)
     log: LogTable = Field(default_factory=LogTable)

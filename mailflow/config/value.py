@@ -32,6 +32,7 @@ ALLOWANCE = (
 QUARANTINE = '"header", or a subaddress such as "+Junk"'
 MAILBOX = 'an address such as "postmaster@example.org"'
 LIMITS_URL = '"memory://" or "redis://[[user]:password@]host[:port][/database]", "rediss://" for TLS'
+STORE_URL = '"sqlite:///path" or "postgresql://user@host/database", or "" for no store'
 SUBADDRESS = 'one of "+", "-", "_", "=", "#", "~", or "" for no subaddresses'
 
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -42,6 +43,9 @@ _REDIS_URL = re.compile(
     r"(?P<address>[^@/?#\s]+)"
     r"(?:/(?P<database>[0-9]{1,9})?)?"
 )
+# user[:password]@host[:port],…/database?parameters; a unix socket's folder is the parameter host.
+_POSTGRES_REST = re.compile(r"(?:[^@/?#]+@)?[^@/?#]*/[^/?#]+(?:\?[^#]*)?")
+_PASSWORD = re.compile(r":[^:@/]*(?=@)")
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SUBADDRESS_DETAIL = re.compile(r"[-+_=#~][A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 _BACKEND_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -83,6 +87,26 @@ class RedisServer:
 
     def __str__(self) -> str:
         return f"redis{'s' if self.is_tls else ''}://{self.address}/{self.database}"
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteFile:
+    """The embedded store; `path` is absolute, the file of the first worker's slot."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return f"sqlite://{self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresServer:
+    """The shared store. `url` is what libpq reads too; the password in it is in no text made of this."""
+
+    url: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return _PASSWORD.sub("", self.url.partition("?")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +237,21 @@ def parse_limits_url(value: object) -> RedisServer | None:
     )
 
 
+def parse_store_url(value: object, info: ValidationInfo) -> SqliteFile | PostgresServer | None:
+    """Parse where messages are stored; "" is None. A path without a slash in front is from the file's folder."""
+    text = _text(value, STORE_URL)
+    if not text:
+        return None
+    scheme, separator, rest = text.partition("://")
+    if not separator or not rest or re.search(r"\s", text):
+        raise ValueError(STORE_URL)
+    if scheme == "sqlite" and not rest.endswith("/"):
+        return SqliteFile(_resolve(rest, info))
+    if scheme in ("postgresql", "postgres") and _POSTGRES_REST.fullmatch(rest):
+        return PostgresServer(f"postgresql://{rest}")
+    raise ValueError(STORE_URL)
+
+
 def parse_backend_name(value: object) -> str:
     """Parse a backend's name: it becomes a metric's label and a word in logs."""
     allowed = "1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit"
@@ -282,6 +321,7 @@ BackendName = Annotated[str, PlainValidator(parse_backend_name)]
 ReadableFile = Annotated[Path | None, PlainValidator(parse_file)]
 AddressFile = Annotated[Path | None, PlainValidator(parse_address_file)]
 CaFile = Annotated[Path | None, PlainValidator(parse_ca_file)]
+StoreUrl = Annotated[SqliteFile | PostgresServer | None, PlainValidator(parse_store_url)]
 LimitsUrl = Annotated[RedisServer | None, PlainValidator(parse_limits_url)]
 Folder = Annotated[Path, PlainValidator(parse_folder)]
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from mailflow.config import Settings
 
 FIXED = (
-    *("hostname", "roles", "workers", "dns", "admin"),
+    *("hostname", "roles", "workers", "dns", "store", "admin"),
     *("mx.listen", "mx.proxy_protocol_from", "log.buffer_bytes"),
 )
 

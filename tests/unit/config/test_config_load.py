@@ -51,7 +51,7 @@ def faults_of(folder: Path, text: str = MINIMAL, **environ: str) -> dict[str, st
 
 def test_what_is_not_set_has_the_documented_default(folder: Path) -> None:
     settings = load(folder)
-    assert settings.roles == ("mx", "admin")
+    assert settings.roles == ("mx", "delivery", "admin")
     assert settings.mx.listen == (HostPort("0.0.0.0", 25), HostPort("::", 25))
     assert settings.mx.max_message_bytes == 52428800
     assert settings.drain.delay_s == 0
@@ -176,8 +176,8 @@ def test_every_fault_is_told_at_once(folder: Path) -> None:
         ('hostname = "mx"\n[mailauth]\nallow = ["example.org"]', "mailauth.allow[0]", "a blank and a network"),
         ('hostname = "mx"\n[mailauth]\nallow = ["192.0.2.0/24 example.org"]', "mailauth.allow[0]", "author domain"),
         ('hostname = "mx"\n[mailauth]\nreceived_spf = "yes"', "mailauth.received_spf", "true or false"),
-        ('hostname = "mx"\nroles = []', "roles", '"mx" or "admin"'),
-        ('hostname = "mx"\nroles = ["submission"]', "roles[0]", '"mx" or "admin"'),
+        ('hostname = "mx"\nroles = []', "roles", '"delivery" or "admin"'),
+        ('hostname = "mx"\nroles = ["submission"]', "roles[0]", '"delivery" or "admin"'),
         ('hostname = "mx"\n[mx]\nproxy_protocol_from = ["10.0.0.1/8"]', "mx.proxy_protocol_from[0]", "a network"),
         ('hostname = "mx"\n[mx]\nrelay_from = ["10.0.0.0/8"]', "mx.relay_from", 'the domain "*"'),
         ('hostname = "mx"\n[mx]\nlisten = ["127.0.0.1:25", "127.0.0.1:25"]', "mx.listen[1]", "mx.listen[0]"),
