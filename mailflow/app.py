@@ -5,6 +5,7 @@ that were bound before it, and drains: SIGTERM ends in `drain`, never in the mid
 """
 
 import asyncio
+import os
 import random
 import socket
 import ssl
@@ -16,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from mailflow import config
+from mailflow.deliver.depot import Depot
 from mailflow.deliver.mailbox import LmtpBackend
 from mailflow.deliver.maildir import MaildirBackend
 from mailflow.deliver.route import Backend, Route, Router
@@ -23,6 +25,7 @@ from mailflow.dns import Resolver, StubResolver
 from mailflow.mail.address import Address, parse_mailbox
 from mailflow.mail.address_book import AddressBook, AddressRules
 from mailflow.mail.domain_table import DomainTable
+from mailflow.mail.handoff import Handoff
 from mailflow.observe.cpu_strain import CpuStrainReader
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
@@ -39,8 +42,10 @@ from mailflow.smtp.connection import SmtpService
 from mailflow.smtp.lmtp_connect import parse_server
 from mailflow.smtp.tls import PemPair, ServerTls
 from mailflow.smtp.transaction import SmtpOptions
+from mailflow.store import MessageStore, Statistics
 
 ACCEPT_BACKLOG = 1024
+DELIVERIES_AT_ONCE = 10  # of stored messages to a destination that does not say what it takes
 
 log = structlog.get_logger()
 
@@ -52,8 +57,9 @@ class Worker:
     """One worker of `workers`: the MX listener, its hand-off to the backends, its reload and its drain.
 
     `resolver` replaces the real one in the demo, which has a zone of its own; `shared_limits` count for all workers,
-    by default for this one alone; `fallback` is the certificate shown where the configured one is unusable. Raises
-    OSError or ssl.SSLError where that is missing too, or a mailbox folder cannot be used.
+    by default for this one alone; `fallback` is the certificate shown where the configured one is unusable; `store` is
+    what the settings ask for where it is not given, for worker `slot` of `workers`. Raises OSError or ssl.SSLError
+    where a certificate is missing altogether, or a mailbox folder cannot be used.
     """
 
     def __init__(
@@ -62,15 +68,18 @@ class Worker:
         metrics: Metrics,
         *,
         workers: int = 1,
+        slot: int = 0,
         resolver: Resolver | None = None,
         shared_limits: SharedLimits | None = None,
         fallback: PemPair | None = None,
+        store: MessageStore | None = None,
     ) -> None:
         self._metrics = metrics
         self._fallback = fallback
         self._workers = workers
         self._sessions = Nursery(on_failure=metrics.internal_errors_total.inc)
         self._background = Nursery(on_failure=metrics.internal_errors_total.inc)
+        self._deliveries = Nursery(on_failure=metrics.internal_errors_total.inc)
         self._budget = ByteBudget(settings.limits.bytes_in_flight)
         self._resolver: Resolver = resolver or StubResolver([str(server) for server in settings.dns.nameservers])
         self.proxy_trust = ProxyTrust(settings.mx.proxy_protocol_from, clock=time.monotonic)
@@ -81,6 +90,8 @@ class Worker:
         )
         self._rules = _rules(settings)
         self._reloading = asyncio.Lock()
+        store = store or make_store(settings, slot=slot, workers=workers)
+        self._depot = self._make_depot(settings, store, slot) if store else None
         self._plan = self._make_plan(settings, {})
         self._mx = self._make_mx_service(self._plan)
         self.pressure = Pressure(read_strain=CpuStrainReader().read, read_backlog=self._read_backlog)
@@ -98,6 +109,8 @@ class Worker:
         """Serve the MX on bound sockets."""
         loop = asyncio.get_running_loop()
         await self._open(self._plan, {})
+        if self._depot is not None:
+            await self._depot.start()
         for sock in sockets:
             if self.proxy_trust.is_used:
                 self._servers.append((sock, self._start_proxy_listener(sock)))
@@ -133,7 +146,11 @@ class Worker:
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new sessions, let transactions finish for `timeout_s` seconds, stop. False where something was cut."""
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + timeout_s
         self._mx.drain()
+        if self._depot is not None:
+            await self._depot.stop_claiming()
         for sock, server in self._servers:
             answer_backlog(sock)
             server.close()
@@ -141,6 +158,10 @@ class Worker:
         if not is_clean:
             log.warning("drain_cut", sessions=len(self._mx.sessions))
         await self._sessions.cancel_all()
+        is_clean &= await self._deliveries.wait_empty(max(0.0, ends_at - loop.time()))
+        await self._deliveries.cancel_all()
+        if self._depot is not None:
+            await self._depot.stop()
         self._pressure_watch.stop()
         self._mx_door.close()
         # What is left has nobody who waits for it: its session was cut, it refreshes a memory, or asks for a name.
@@ -172,6 +193,10 @@ class Worker:
         self._metrics.cpu_throttled_ratio.set(self.pressure.strain.throttled or 0)
         self._metrics.cpu_waiting_ratio.set(self.pressure.strain.waiting or 0)
 
+    def unready_reason(self) -> str | None:
+        """Give in words why no traffic should come, None where it should."""
+        return self._depot.tenure.unready_reason() if self._depot else None
+
     def describe_shedding(self) -> str | None:
         """Give in words why new connections are shed, None where they are not."""
         return f"sheds new connections: {self.pressure.describe()}" if self.mx_shedder.is_shedding else None
@@ -192,11 +217,14 @@ class Worker:
             maps=settings.address_maps,
             nursery=self._background,
         )
+        handoff: Handoff = router
+        if self._depot is not None:
+            handoff = self._depot.make_handoff(router, max_recipients=settings.mx.max_recipients)
         inbound = Inbound(
             hostname=settings.hostname,
             authserv_id=settings.mailauth.authserv_id or settings.hostname,
             policy=mail_policy(settings),
-            handoff=router,
+            handoff=handoff,
             postmaster=postmaster,
             resolver=self._resolver,
             metrics=self._metrics,
@@ -211,7 +239,7 @@ class Worker:
             router,
             postmaster,
             inbound,
-            _smtp_options(settings, router),
+            _smtp_options(settings, handoff),
             _server_tls(settings, self._fallback),
         )
 
@@ -228,6 +256,35 @@ class Worker:
         home = plan.router.find_backend(postmaster)
         if isinstance(home, MaildirBackend):
             await home.create_mailbox(postmaster)
+
+    def _make_depot(self, settings: config.Settings, store: MessageStore, slot: int) -> Depot:
+        is_shared = isinstance(settings.store.url, config.PostgresServer)
+        metrics = self._metrics
+
+        def note(statistics: Statistics) -> None:
+            for state, messages in statistics.messages.items():
+                metrics.queue_messages.labels(state.value).set(messages)
+            metrics.queue_oldest_seconds.set(statistics.oldest_s)
+
+        return Depot(
+            store,
+            f"{socket.gethostname()} {os.getpid()}",
+            lease_s=settings.store.lease_s,
+            find_router=lambda: self._plan.router,
+            find_room=self._find_room,
+            find_first_retry_s=lambda: self._plan.settings.store.first_retry_s,
+            judge=self._judge,
+            delivers="delivery" in settings.roles or not is_shared,
+            nursery=self._deliveries,
+            on_count=note if slot == 0 or not is_shared else None,
+        )
+
+    def _find_room(self, destination: str) -> int:
+        """Give how many stored messages at once a destination takes: half of what a backend takes is for new mail."""
+        table, _ = self._plan.backends.get(destination, (None, None))
+        if not isinstance(table, config.LmtpBackend):
+            return DELIVERIES_AT_ONCE
+        return max(1, table.connections // self._workers // 2) * len(table.lmtp)
 
     def _make_mx_service(self, plan: "Plan") -> SmtpService:
         metrics = self._metrics
@@ -335,12 +392,12 @@ def _rules(settings: config.Settings) -> AddressBook:
     )
 
 
-def _smtp_options(settings: config.Settings, router: Router) -> SmtpOptions:
+def _smtp_options(settings: config.Settings, handoff: Handoff) -> SmtpOptions:
     mx = settings.mx
     return SmtpOptions(
         hostname=settings.hostname,
         max_message_bytes=mx.max_message_bytes,
-        max_recipients=min(mx.max_recipients, router.max_recipients),
+        max_recipients=min(mx.max_recipients, handoff.max_recipients),
         max_errors=mx.max_errors,
         max_line_octets=mx.max_line_octets,
         command_timeout_s=mx.command_timeout_s,

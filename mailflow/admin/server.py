@@ -28,13 +28,14 @@ class Health:
     is_started: bool = False
     is_draining: bool = False
     details: Callable[[], list[str]] = field(default=list)  # what an operator should know; no reason to be unready
+    find_unready: Callable[[], str | None] = field(default=lambda: None)  # what a worker lacks
     livez_reason: Callable[[], str | None] = field(default=lambda: None)
 
     def unready_reason(self) -> str | None:
         """Give why no traffic should come, None where it should."""
         if not self.is_started:
             return "starting"
-        return "draining" if self.is_draining else None
+        return "draining" if self.is_draining else self.find_unready()
 
 
 class _QuietServer(uvicorn.Server):

@@ -45,6 +45,7 @@ class DeliveryStatus(Enum):
     DELIVERED = "delivered"  # confirmed by its mailbox
     REFUSED = "refused"  # the mailbox's own answer, passed on (5xx, or 4.2.x)
     DEFERRED = "deferred"  # surely not delivered; may work later
+    STORED = "stored"  # committed to the store, which delivers it
     IN_DOUBT = "in_doubt"  # our final dot left and no answer came: delivered or not, nobody knows
 
 

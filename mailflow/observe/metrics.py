@@ -129,6 +129,12 @@ class Metrics:
         self.bytes_in_flight = Gauge(
             "mailflow_bytes_in_flight", "Bytes of messages held in memory.", registry=self.registry
         )
+        self.queue_messages = Gauge(
+            "mailflow_queue_messages", "Messages in the store, by state.", ("state",), registry=self.registry
+        )
+        self.queue_oldest_seconds = Gauge(
+            "mailflow_queue_oldest_seconds", "Age of the oldest message in the store.", registry=self.registry
+        )
         for line_class in LineClass:
             # There from the start: a rate() over a series that begins with its first loss misses it.
             self.log_dropped_total.labels(line_class.label)

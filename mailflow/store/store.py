@@ -191,8 +191,12 @@ class MessageStore(Protocol):
         deadline: float,
         owner: Epoch | None = None,
         is_in_doubt: bool = False,
+        retry_s: float = 0.0,
+        last_error: str = "",
     ) -> Claim | None:
         """Commit a message, body in pieces; it is durable when this returns. An id that is there already is as good.
+
+        One that was tried before it came has a `last_error`: it is DEFERRED, one attempt behind it, due in `retry_s`.
 
         With an `owner` the entry is that epoch's from the start, an attempt begun, and the claim is returned;
         `is_in_doubt`: that attempt has already sent its final dot.

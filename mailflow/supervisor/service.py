@@ -104,10 +104,13 @@ class Supervisor:
             per_minute=settings.limits.connections_per_minute_per_client,
         )
         self._shedding: dict[WorkerSlot, str] = {}  # why, in the worker's words
+        self._unready: dict[WorkerSlot, str] = {}  # the same
+        self._health.find_unready = lambda: next(iter(self._unready.values()), None)
         self._reloading = asyncio.Lock()
         self._shared: SharedCounters | None = None  # over all Pods, where limits.url names a server
-        count = (settings.workers or count_workers()) if "mx" in settings.roles else 0
-        mx = bind_slots(settings.mx.listen, count) if count else []
+        count = (settings.workers or count_workers()) if {"mx", "delivery"} & set(settings.roles) else 0
+        is_mx = "mx" in settings.roles
+        mx = bind_slots(settings.mx.listen, count) if is_mx and count else [[] for _ in range(count)]
         admin = bind_slots((settings.admin.listen,), 1)[0] if "admin" in settings.roles else []
         self.listeners = {
             "mx": [name_socket(sock) for sock in mx[0]] if mx else [],
@@ -193,6 +196,7 @@ class Supervisor:
             "type": "start",
             "settings": self._pack_settings(),
             "workers": len(self.slots),
+            "slot": slot.number,
             "mx": [sock.fileno() for sock in slot.sockets],
             "proxy_missing": self._trust.missing_peers(),
         }
@@ -218,6 +222,10 @@ class Supervisor:
                 self._shedding.pop(slot, None)
             case "shedding":
                 self._shedding[slot] = str(message["detail"])[:MAX_DETAIL]
+            case "unready" if message["reason"] is None:
+                self._unready.pop(slot, None)
+            case "unready":
+                self._unready[slot] = str(message["reason"])[:MAX_DETAIL]
             case "reloaded" if message["fault"]:
                 log.error("reload_refused", slot=slot.number, reason=message["fault"])
             case "reloaded":
@@ -274,6 +282,7 @@ class Supervisor:
         (self._shared or self._limits).release_holder(_holder(slot))
         self._merged.retire(slot)
         self._shedding.pop(slot, None)
+        self._unready.pop(slot, None)
 
     def _tick(self) -> None:
         for slot in self.slots:

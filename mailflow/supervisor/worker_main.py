@@ -72,6 +72,7 @@ class WorkerProcess:
         self._missed_reload: Message | None = None  # one that came while the worker was being made
         self._beats = 0
         self._has_told_shedding = False
+        self._told_unready: str | None = None
 
     async def run(self, channel: socket.socket) -> int:
         """Serve from the start message to the end of the drain; give the exit code."""
@@ -98,7 +99,12 @@ class WorkerProcess:
         sockets = [socket.socket(fileno=fd) for fd in start["mx"]]
         try:
             worker = Worker(
-                settings, self._metrics, workers=start["workers"], shared_limits=self._limits, fallback=pair
+                settings,
+                self._metrics,
+                workers=start["workers"],
+                slot=start["slot"],
+                shared_limits=self._limits,
+                fallback=pair,
             )
             worker.proxy_trust.on_missing = lambda ip: self._channel.send({"type": "proxy_missing", "peer": ip})
             for ip in start["proxy_missing"]:
@@ -111,6 +117,7 @@ class WorkerProcess:
         if self._missed_reload is not None:
             await self._reload(self._missed_reload)
         _spare_collector()
+        self._tell_unready()
         self._channel.send({"type": "ready"})
         await self._stop.wait()
         timeout_s = worker.drain_timeout_s if self._drain_timeout_s is None else self._drain_timeout_s
@@ -161,6 +168,7 @@ class WorkerProcess:
             message |= {"type": "metrics", "samples": self._snapshot()}
         self._channel.send(message)
         self._tell_shedding()
+        self._tell_unready()
         asyncio.get_running_loop().call_later(BEAT_S, self._beat)
 
     def _tell_shedding(self) -> None:
@@ -169,6 +177,13 @@ class WorkerProcess:
         if detail or self._has_told_shedding:
             self._channel.send({"type": "shedding", "detail": detail})
         self._has_told_shedding = detail is not None
+
+    def _tell_unready(self) -> None:
+        """Say why no traffic should come, at once when that changes."""
+        reason = self._worker.unready_reason() if self._worker else None
+        if reason != self._told_unready:
+            self._channel.send({"type": "unready", "reason": reason})
+            self._told_unready = reason
 
     def _snapshot(self) -> Snapshot:
         if self._worker:

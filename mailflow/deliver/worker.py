@@ -1,0 +1,163 @@
+"""The delivering worker: takes from the store what is due, a bounded number at a time, fairly between destinations.
+
+Each destination has a lane with so much room; what was claimed beyond it waits in the lane, a handful of envelopes, and
+a lane in which something waits is left out of the next claim. Bodies are in memory only while their attempt runs, up to
+a bound in octets. However long the queue is, no more of it than that is here.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from mailflow.deliver.attempt import Attempts
+from mailflow.deliver.tenure import Tenure
+from mailflow.mail.handoff import Outcome
+from mailflow.observe.nursery import Nursery
+from mailflow.store import Claim, ClaimLost, MessageStore, StoreUnavailable
+from mailflow.store.record import shared_destination
+
+MAX_CLAIMS = 200
+CLAIM_LIMIT = 32  # at a time: the most that can come to wait in one lane
+MAX_BODY_BYTES = 64 << 20  # of all attempts together; a larger message goes alone
+POLL_S = 5.0  # the longest pause: a hint that another process stored something may be lost
+PAUSE_S = 1.0  # after the store did not answer
+GAP_S = 0.02  # between two claims, so that attempts that end together are followed by one claim and not by many
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One destination: attempts that run, claims that wait for one to end."""
+
+    active: int = 0
+    waiting: deque[Claim] = field(default_factory=deque)
+
+
+class DeliveryWorker:
+    """Claims and attempts until it is stopped.
+
+    `find_room(destination)` tells how many attempts at once a destination takes.
+    """
+
+    def __init__(
+        self,
+        store: MessageStore,
+        tenure: Tenure,
+        attempts: Attempts,
+        *,
+        find_room: Callable[[str], int],
+        nursery: Nursery,
+    ) -> None:
+        self._store = store
+        self._tenure = tenure
+        self._attempts = attempts
+        self._find_room = find_room
+        self._nursery = nursery
+        self._lanes: dict[str, _Lane] = {}
+        self._claims: dict[str, Claim] = {}  # active and waiting
+        self._body_bytes = 0
+        self._wake = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to claim."""
+        self._store.on_due(self.wake)
+        self._running = self._nursery.start(self._run(), name="delivery")
+
+    async def stop(self) -> None:
+        """Claim nothing more and start nothing more; attempts that run go on."""
+        self._lanes = {name: _Lane(lane.active) for name, lane in self._lanes.items()}
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait({self._running})
+        self._running = None
+
+    def wake(self) -> None:
+        """Look again: something may be due, or an epoch began."""
+        self._wake.set()
+
+    def has_room(self, destination: str, size_bytes: int) -> bool:
+        """Tell whether an attempt for a message that was just accepted could begin at once."""
+        lane = self._lanes.get(destination)
+        is_free = lane is None or (not lane.waiting and lane.active < self._find_room(destination))
+        return self._running is not None and is_free and len(self._claims) < MAX_CLAIMS and self._fits(size_bytes)
+
+    def take(self, claim: Claim, body: Sequence[bytes]) -> None:
+        """Attempt what was accepted with a claim; its body is at hand."""
+        self._claims[claim.id] = claim
+        self._begin(claim, body)
+
+    def adopt(self, claim: Claim, body: Sequence[bytes], delivery: "asyncio.Task[list[Outcome]]") -> None:
+        """Settle what a hand-off left in doubt once its answers came. It takes no room: nothing is left to be sent."""
+        self._nursery.start(self._attempts.follow(claim, body, delivery), name="answers in doubt")
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            pause_s = await self._claim_some()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await self._wake.wait()
+            await asyncio.sleep(GAP_S)
+
+    async def _claim_some(self) -> float:
+        """Claim what there is room for; give for how long nothing more can be claimed, unless something happens."""
+        epoch, limit = self._tenure.epoch, min(CLAIM_LIMIT, MAX_CLAIMS - len(self._claims))
+        if epoch is None or limit <= 0:
+            return POLL_S
+        full = [name for name, lane in self._lanes.items() if lane.waiting or lane.active >= self._find_room(name)]
+        has_suspect = any(claim.entry.crashes for claim in self._claims.values())
+        try:
+            batch = await self._store.claim(epoch, limit, full=full, takes_suspect=not has_suspect)
+        except ClaimLost:
+            return PAUSE_S  # the next heartbeat begins another epoch
+        except StoreUnavailable as exc:
+            log.warning("claim_failed", reason=str(exc))
+            return PAUSE_S
+        for corrupt in batch.corrupt:
+            log.error("message_set_aside", id=corrupt.id, reason=corrupt.reason)
+        for claim in batch.claims:
+            self._claims[claim.id] = claim
+            self._lane(claim).waiting.append(claim)
+        self._begin_waiting()
+        if len(batch.claims) == limit:
+            return 0.0
+        return POLL_S if batch.next_due_s is None else min(POLL_S, max(batch.next_due_s, 0.01))
+
+    def _begin_waiting(self) -> None:
+        """Begin what the lanes have room for, a lane at a time."""
+        for name, lane in self._lanes.items():
+            room = self._find_room(name)
+            while lane.waiting and lane.active < room and self._fits(lane.waiting[0].entry.size_bytes):
+                self._begin(lane.waiting.popleft(), None)
+
+    def _begin(self, claim: Claim, body: Sequence[bytes] | None) -> None:
+        self._lane(claim).active += 1
+        self._body_bytes += claim.entry.size_bytes
+        attempt = self._nursery.start(self._attempts.make(claim, body), name="delivery attempt")
+        attempt.add_done_callback(lambda _: self._end(claim))
+
+    def _end(self, claim: Claim) -> None:
+        del self._claims[claim.id]
+        self._body_bytes -= claim.entry.size_bytes
+        lane = self._lane(claim)
+        lane.active -= 1
+        self._begin_waiting()
+        if not lane.active and not lane.waiting:
+            self._lanes.pop(_destination(claim), None)
+        self._wake.set()
+
+    def _lane(self, claim: Claim) -> _Lane:
+        return self._lanes.setdefault(_destination(claim), _Lane())
+
+    def _fits(self, size_bytes: int) -> bool:
+        return not self._body_bytes or self._body_bytes + size_bytes <= MAX_BODY_BYTES
+
+
+def _destination(claim: Claim) -> str:
+    return shared_destination(claim.entry.envelope.recipients)
