@@ -121,9 +121,12 @@ class Router:
         """Tell whether mail for `recipient` would be taken now; see Handoff."""
         self._files.look()
         if self._routes.find(recipient.ascii_domain) is not None:
-            return await self._verify_ours(recipient, is_smtputf8=is_smtputf8)
+            verification = await self._verify_ours(recipient, is_smtputf8=is_smtputf8)
+            backend = self.find_backend(verification.deliver_to) if verification.deliver_to else None
+            return replace(verification, destination=backend.name) if backend else verification
         if may_relay and self._relay is not None:
-            return replace(await self._relay.verify(recipient, is_smtputf8=is_smtputf8), is_relayed=True)
+            verification = await self._relay.verify(recipient, is_smtputf8=is_smtputf8)
+            return replace(verification, is_relayed=True, destination=self._relay.name)
         return Verification(RecipientStatus.NOT_OURS, reply=RELAYING_DENIED)
 
     async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:

@@ -29,7 +29,7 @@ class Verification:
     """Answer to RCPT. `deliver_to` is set where the recipient may be accepted, `reply` where it may not.
 
     `is_unknown_user` marks 5.1.1, which a client that guesses addresses collects; `is_relayed` a recipient in a domain
-    that is not ours, taken because the client may relay.
+    that is not ours, taken because the client may relay. `destination` names where the way of one that is taken leads.
     """
 
     status: RecipientStatus
@@ -37,6 +37,7 @@ class Verification:
     reply: Reply | None = None
     is_unknown_user: bool = False
     is_relayed: bool = False
+    destination: str = ""
 
 
 class DeliveryStatus(Enum):
