@@ -8,7 +8,7 @@ from mailflow.mail.address import Address, parse_mailbox
 from mailflow.mail.address_book import AddressRules
 from mailflow.mail.address_map import parse_aliases, parse_user_map
 from mailflow.mail.envelope import Envelope, Recipient
-from mailflow.mail.handoff import DeliveryStatus, Handoff, Outcome, RecipientStatus, Verification
+from mailflow.mail.handoff import DeliveryStatus, FinalDot, Handoff, Outcome, RecipientStatus, Verification
 from mailflow.mail.reply import Reply
 
 UNKNOWN = Verification(RecipientStatus.REFUSED, reply=Reply(550, "5.1.1", "No such user here"), is_unknown_user=True)
@@ -22,6 +22,7 @@ class Mailboxes:
 
     def __init__(self, name: str, answers: dict[str, Verification | None]) -> None:
         self.name = name
+        self.handoff_deadline_s = 20.0
         self.answers = answers
         self.delivered: list[tuple[Envelope, Sequence[bytes]]] = []
         self.is_open = False
@@ -36,7 +37,7 @@ class Mailboxes:
         good = Verification(RecipientStatus.GOOD, deliver_to=address)
         return self.answers.get(str(address), UNKNOWN) or good
 
-    async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
+    async def deliver(self, envelope: Envelope, body: Sequence[bytes], dot: FinalDot) -> list[Outcome]:
         self.delivered.append((envelope, body))
         return [Outcome(DeliveryStatus.DELIVERED, Reply(250, "2.0.0", "Ok"), self.name)]
 
