@@ -14,7 +14,7 @@ from benchmarks.smtp_load import make_content
 from mailflow.deliver.mailbox import LmtpBackend
 from mailflow.mail.address import parse_mailbox
 from mailflow.mail.envelope import Envelope, Recipient
-from mailflow.mail.handoff import DeliveryStatus
+from mailflow.mail.handoff import DeliveryStatus, FinalDot
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.lmtp_connect import LmtpServer
 
@@ -46,7 +46,7 @@ async def deliver_all(port: int) -> float:
 
     async def deliver_some() -> None:
         for _ in left:
-            (outcome,) = await backend.deliver(envelope, body)
+            (outcome,) = await backend.deliver(envelope, body, FinalDot())
             assert outcome.status is DeliveryStatus.DELIVERED
 
     cpu_s = time.process_time()

@@ -17,6 +17,7 @@ OWN_FAULT = Reply(451, "4.3.0", "Internal error, try again later")
 NO_SUCH_USER = Reply(550, "5.1.1", "No such user here")
 NO_SMTPUTF8 = Reply(550, "5.6.7", "This mailbox cannot take internationalized mail")
 TOO_LARGE = Reply(552, "5.3.4", "Message too large for this mailbox")
+WITHHELD = "the final dot was withheld"  # in an outcome's detail
 
 # Unknown or misplaced commands and parameters, authentication and encryption asked of us, a host that takes no mail
 # at all (RFC 5321 s4.2.2, 4954, 7504): the configuration of one side is wrong, not the mail.

@@ -22,6 +22,7 @@ from mailflow.deliver.answers import (
     OWN_FAULT,
     TOO_LARGE,
     UNCONFIRMED,
+    WITHHELD,
     judge_answer,
 )
 from mailflow.deliver.pool import Lease
@@ -30,7 +31,7 @@ from mailflow.deliver.verify import BAD_S, RecipientVerifier
 from mailflow.mail.address import Address
 from mailflow.mail.address_map import map_key
 from mailflow.mail.envelope import Envelope
-from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
+from mailflow.mail.handoff import DeliveryStatus, DotWithheld, FinalDot, Outcome, RecipientStatus, Verification
 from mailflow.mail.reply import Reply, printable
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.capabilities import Capabilities
@@ -77,7 +78,7 @@ class LmtpBackend:
         self._nursery = nursery
         self._connect_timeout_s = connect_timeout_s
         self._reply_timeout_s = reply_timeout_s
-        self._handoff_deadline_s = handoff_deadline_s
+        self.handoff_deadline_s = handoff_deadline_s
         self._tls: TlsMode = tls
         self._tls_context = tls_context
         self._user_of = user_of
@@ -116,22 +117,24 @@ class LmtpBackend:
             return Verification(RecipientStatus.REFUSED, reply=NO_SMTPUTF8)
         return verification
 
-    async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
+    async def deliver(self, envelope: Envelope, body: Sequence[bytes], dot: FinalDot) -> list[Outcome]:
         """Deliver now; one outcome per recipient, in order. Cancelled before the final dot, it aborts; after it, the
         answers are still read. Never raises for the server's fault.
         """
         started = self._clock()
         user = envelope.recipients[0].deliver_to
         faults: list[str] = []
-        for server, deadline in self._attempts(user, self._handoff_deadline_s):
+        for server, deadline in self._attempts(user, self.handoff_deadline_s):
             try:
-                lease, answers = await self._hand_over(server, envelope, body, deadline)
+                lease, answers = await self._hand_over(server, envelope, body, dot, deadline)
             except LmtpError as exc:
                 faults.append(f"{server.name}: {exc}")
                 exc.__traceback__ = None  # the connection knows its fault: a ring that would keep the body in memory
                 continue
             except UnsafeContent as exc:
                 return self._report_all(envelope, OWN_FAULT, f"content has a {exc}", started)
+            except DotWithheld:
+                return self._report_all(envelope, OWN_FAULT, WITHHELD, started)
             deadline = asyncio.get_running_loop().time() + self._reply_timeout_s
             settle = partial(self._settle, server, lease, envelope, answers, started, deadline)
             try:
@@ -158,7 +161,7 @@ class LmtpBackend:
             yield server, now() + (end - now()) / left
 
     async def _hand_over(
-        self, server: MailboxServer, envelope: Envelope, body: Sequence[bytes], deadline: float
+        self, server: MailboxServer, envelope: Envelope, body: Sequence[bytes], dot: FinalDot, deadline: float
     ) -> tuple[Lease, list[Answer | None]]:
         """Do everything up to the final dot. Gives the lease that the answers will come on, and the refusals so far."""
         size_bytes = sum(map(len, body))
@@ -167,7 +170,7 @@ class LmtpBackend:
             with server.watch():
                 answers = await lease.run(lambda c: self._offer(c, envelope, size_bytes, deadline), deadline)
                 if None in answers:
-                    await lease.connection.send_content(body, deadline=deadline)
+                    await lease.connection.send_content(body, dot, deadline=deadline)
         except BaseException:
             lease.release()
             raise
@@ -256,7 +259,7 @@ class LmtpBackend:
     async def _ask(self, address: Address) -> Answer:
         """Ask the user's server about one recipient, within VERIFY_S. Raises LmtpError."""
         fault: LmtpError = LmtpUnreachable(ALL_DOWN)
-        for server, deadline in self._attempts(address, min(VERIFY_S, self._handoff_deadline_s)):
+        for server, deadline in self._attempts(address, min(VERIFY_S, self.handoff_deadline_s)):
             try:
                 return await self._ask_server(server, address, deadline)
             except LmtpError as exc:

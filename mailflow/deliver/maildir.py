@@ -20,20 +20,45 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from mailflow.deliver.answers import DELIVERED, NO_SUCH_USER, OWN_FAULT, UNCONFIRMED
+from mailflow.deliver.answers import DELIVERED, NO_SUCH_USER, OWN_FAULT, UNCONFIRMED, WITHHELD
 from mailflow.mail.address import Address
 from mailflow.mail.envelope import Envelope, Recipient
-from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
+from mailflow.mail.handoff import DeliveryStatus, DotWithheld, FinalDot, Outcome, RecipientStatus, Verification
 from mailflow.mail.reply import Reply
 from mailflow.mail.trace import delivered_to_field, return_path_field
 
 DISK_FULL = Reply(452, "4.3.1", "Insufficient storage, try again later")
 THREADS = 8
 LEFTOVER_S = 36 * 3600  # what lies longer in tmp was left by a crash
+HANDOFF_DEADLINE_S = 20.0
 
 _PLAIN = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789._-")
 
 T = TypeVar("T")
+
+
+class _Delivery:
+    """One call of `deliver`, seen from its thread: either its final dot leaves or it was given up before, never both.
+
+    Cancelling cannot wait for a disk, so the two meet at a lock that is held for no I/O.
+    """
+
+    def __init__(self, dot: FinalDot) -> None:
+        self._dot = dot
+        self._lock = threading.Lock()
+        self._is_given_up = False
+
+    def give_up(self) -> None:
+        """Let no further final dot leave."""
+        with self._lock:
+            self._is_given_up = True
+
+    def leave(self) -> None:
+        """Note that a final dot leaves now. Raises DotWithheld."""
+        with self._lock:
+            if self._is_given_up:
+                raise DotWithheld
+            self._dot.leave()
 
 
 class MaildirBackend:
@@ -54,6 +79,7 @@ class MaildirBackend:
         on_handoff: Callable[[str, str, float], object] = lambda backend, outcome, seconds: None,
     ) -> None:
         self.name = name
+        self.handoff_deadline_s = HANDOFF_DEADLINE_S
         self._root = root
         self._creates = create
         self._user_of = user_of
@@ -101,16 +127,16 @@ class MaildirBackend:
             return Verification(RecipientStatus.GOOD, deliver_to=address)
         return Verification(RecipientStatus.REFUSED, reply=NO_SUCH_USER, is_unknown_user=True)
 
-    async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
+    async def deliver(self, envelope: Envelope, body: Sequence[bytes], dot: FinalDot) -> list[Outcome]:
         """Write the message into each recipient's mailbox. Cancelled, it stops before the next rename."""
-        given_up = threading.Event()
+        delivery = _Delivery(dot)
         loop = asyncio.get_running_loop()
-        write = loop.run_in_executor(self._threads, self._deliver_all, envelope, body, given_up)
+        write = loop.run_in_executor(self._threads, self._deliver_all, envelope, body, delivery)
         try:
             # The thread counts what it did, so that nothing done goes unreported when the caller is gone.
             return await asyncio.shield(write)
         except asyncio.CancelledError:
-            given_up.set()
+            delivery.give_up()
             raise
 
     async def _run(self, work: Callable[[], T]) -> T:
@@ -135,17 +161,17 @@ class MaildirBackend:
             self._root.stat()
             return False
 
-    def _deliver_all(self, envelope: Envelope, body: Sequence[bytes], given_up: threading.Event) -> list[Outcome]:
+    def _deliver_all(self, envelope: Envelope, body: Sequence[bytes], delivery: _Delivery) -> list[Outcome]:
         outcomes = []
         for recipient in envelope.recipients:
             started = time.monotonic()
-            outcome = self._deliver_one(envelope, recipient, body, given_up)
+            outcome = self._deliver_one(envelope, recipient, body, delivery)
             self._on_handoff(self.name, outcome.status.value, time.monotonic() - started)
             outcomes.append(outcome)
         return outcomes
 
     def _deliver_one(
-        self, envelope: Envelope, recipient: Recipient, body: Sequence[bytes], given_up: threading.Event
+        self, envelope: Envelope, recipient: Recipient, body: Sequence[bytes], delivery: _Delivery
     ) -> Outcome:
         address = recipient.deliver_to
         folder = self.mailbox_folder(address)
@@ -159,16 +185,17 @@ class MaildirBackend:
             write_synced(temporary, content)
         except OSError as exc:
             return self._defer(exc)
-        return self._publish(temporary, folder / "new", given_up)
+        return self._publish(temporary, folder / "new", delivery)
 
-    def _publish(self, temporary: Path, new: Path, given_up: threading.Event) -> Outcome:
+    def _publish(self, temporary: Path, new: Path, delivery: _Delivery) -> Outcome:
         """Make the written message visible: the rename is the delivery, the sync makes it last."""
         final = new / temporary.name
         try:
-            if given_up.is_set():
-                temporary.unlink()
-                return Outcome(DeliveryStatus.DEFERRED, OWN_FAULT, self.name, "given up")
+            delivery.leave()
             temporary.rename(final)
+        except DotWithheld:
+            temporary.unlink(missing_ok=True)
+            return Outcome(DeliveryStatus.DEFERRED, OWN_FAULT, self.name, WITHHELD)
         except OSError as exc:
             temporary.unlink(missing_ok=True)
             return self._defer(exc)

@@ -22,7 +22,7 @@ from mailflow.mail.address_book import AddressBook, AddressRules, AliasLoop, lis
 from mailflow.mail.address_map import AddressMap
 from mailflow.mail.domain_table import DomainTable
 from mailflow.mail.envelope import Envelope, Recipient
-from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
+from mailflow.mail.handoff import DeliveryStatus, FinalDot, Outcome, RecipientStatus, Verification
 from mailflow.mail.reply import Reply
 from mailflow.observe.nursery import Nursery
 
@@ -33,9 +33,13 @@ _ALWAYS_TAKEN = frozenset({"postmaster", "abuse"})
 
 
 class Backend(Protocol):
-    """Where mailboxes are: an LMTP server or a Maildir tree. Neither method raises for the backend's fault."""
+    """Where mailboxes are: LMTP servers or a Maildir tree. No method raises for the backend's fault.
+
+    `handoff_deadline_s` is how long a delivery may take until its final dot.
+    """
 
     name: str
+    handoff_deadline_s: float
 
     async def open(self) -> None:
         """Make ready."""
@@ -49,8 +53,8 @@ class Backend(Protocol):
         """Tell whether mail for `address` would be taken; never NOT_OURS."""
         ...
 
-    async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
-        """Deliver now; one outcome per recipient, in order."""
+    async def deliver(self, envelope: Envelope, body: Sequence[bytes], dot: FinalDot) -> list[Outcome]:
+        """Deliver now; one outcome per recipient, in order. Where `dot` may not leave they are deferred."""
         ...
 
 
@@ -121,13 +125,16 @@ class Router:
         """Tell whether mail for `recipient` would be taken now; see Handoff."""
         self._files.look()
         if self._routes.find(recipient.ascii_domain) is not None:
-            return await self._verify_ours(recipient, is_smtputf8=is_smtputf8)
+            verification = await self._verify_ours(recipient, is_smtputf8=is_smtputf8)
+            backend = self.find_backend(verification.deliver_to) if verification.deliver_to else None
+            return replace(verification, destination=backend.name) if backend else verification
         if may_relay and self._relay is not None:
-            return replace(await self._relay.verify(recipient, is_smtputf8=is_smtputf8), is_relayed=True)
+            verification = await self._relay.verify(recipient, is_smtputf8=is_smtputf8)
+            return replace(verification, is_relayed=True, destination=self._relay.name)
         return Verification(RecipientStatus.NOT_OURS, reply=RELAYING_DENIED)
 
-    async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
-        """Deliver now to the one recipient; see Handoff."""
+    async def deliver(self, envelope: Envelope, body: Sequence[bytes], dot: FinalDot | None = None) -> list[Outcome]:
+        """Deliver now to the one recipient; see Handoff. `dot` hears of the final dot."""
         (recipient,) = envelope.recipients
         # What was taken as ours never leaves by the way out, which would bounce it or send it round.
         backend = self._relay if recipient.is_relayed else self.find_backend(recipient.deliver_to)
@@ -136,7 +143,7 @@ class Router:
         if envelope.is_quarantined:
             envelope = replace(envelope, recipients=(self._divert(recipient, backend.name),))
             body = (QUARANTINE_FIELD, *body)
-        return await backend.deliver(envelope, body)
+        return await backend.deliver(envelope, body, dot or FinalDot())
 
     def _divert(self, recipient: Recipient, backend: str) -> Recipient:
         """Give where a recipient's quarantined mail goes."""

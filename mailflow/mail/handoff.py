@@ -29,7 +29,7 @@ class Verification:
     """Answer to RCPT. `deliver_to` is set where the recipient may be accepted, `reply` where it may not.
 
     `is_unknown_user` marks 5.1.1, which a client that guesses addresses collects; `is_relayed` a recipient in a domain
-    that is not ours, taken because the client may relay.
+    that is not ours, taken because the client may relay. `destination` names where the way of one that is taken leads.
     """
 
     status: RecipientStatus
@@ -37,6 +37,7 @@ class Verification:
     reply: Reply | None = None
     is_unknown_user: bool = False
     is_relayed: bool = False
+    destination: str = ""
 
 
 class DeliveryStatus(Enum):
@@ -60,14 +61,18 @@ class Outcome:
 
 
 class DotWithheld(Exception):
-    """The final dot may not leave: who delivers has lost the message meanwhile. The delivery is aborted."""
+    """The final dot may not leave: who delivers has lost the message meanwhile.
+
+    A backend aborts the delivery and defers its recipients.
+    """
 
 
 class FinalDot:
     """The moment that divides a delivery: before it nothing happened, after it the message may be delivered.
 
-    A backend calls `leave` with nothing between it and the last octets that make the delivery final. `may_leave` is
-    asked then.
+    A backend calls `leave` with nothing between it and the last octets that make the delivery final, perhaps in a
+    thread, and for several mailboxes several times. `may_leave` is asked each time. Whoever cancels a delivery looks at
+    `has_left` once it has ended: what had not left by then never will.
     """
 
     def __init__(self, may_leave: Callable[[], bool] = lambda: True) -> None:

@@ -29,7 +29,7 @@ from mailflow.receive.checks import ReverseName, refuse_loop, refuse_null_mx, ta
 from mailflow.receive.evidence import Evidence, list_results
 from mailflow.receive.explanation import describe_message
 from mailflow.receive.trace import trace_fields
-from mailflow.receive.verdict import Action, Policy, decide
+from mailflow.receive.verdict import Action, Policy, Verdict, decide, may_report
 from mailflow.smtp.server import SmtpSession
 from mailflow.smtp.transaction import Client, Transaction
 
@@ -118,7 +118,16 @@ class Inbound:
         )
         self._metrics.rcpts[verification.status.value,].inc()
         if verification.status is RecipientStatus.GOOD and verification.deliver_to:
-            envelope.recipients.append(Recipient(recipient, verification.deliver_to, verification.is_relayed))
+            envelope.recipients.append(
+                Recipient(
+                    recipient,
+                    verification.deliver_to,
+                    is_relayed=verification.is_relayed,
+                    destination=verification.destination,
+                    notify=envelope.rcpt.notify,
+                    original_recipient=envelope.rcpt.original_recipient,
+                )
+            )
             session.context.facts["rcpt_to"] = address
             if verification.deliver_to != recipient:
                 session.context.facts["deliver_to"] = str(verification.deliver_to)
@@ -149,7 +158,7 @@ class Inbound:
             writes_received_spf=self._writes_received_spf,
         )
         kept = _without_forged(message, self._authserv_id, removes_received_spf=self._writes_received_spf)
-        sealed = _seal(envelope, message_id, is_quarantined=verdict.action is Action.QUARANTINE)
+        sealed = _seal(envelope, message_id, evidence, verdict)
         outcomes = await self._handoff.deliver(sealed, (trace, *kept))
         reply = _answer(outcomes, message_id)
         session.context.facts |= _describe(outcomes)
@@ -251,7 +260,7 @@ class Inbound:
         return f"{int(self._now() * 1000):011x}{secrets.token_hex(5)}"
 
 
-def _seal(envelope: Transaction, message_id: str, *, is_quarantined: bool) -> Envelope:
+def _seal(envelope: Transaction, message_id: str, evidence: Evidence, verdict: Verdict) -> Envelope:
     """Make the envelope that delivery sees."""
     assert envelope.mail is not None
     return Envelope(
@@ -260,7 +269,10 @@ def _seal(envelope: Transaction, message_id: str, *, is_quarantined: bool) -> En
         recipients=tuple(envelope.recipients),
         is_smtputf8=envelope.mail.is_smtputf8,
         is_8bit=envelope.mail.is_8bit or not (envelope.original_content or b"").isascii(),
-        is_quarantined=is_quarantined,
+        is_quarantined=verdict.action is Action.QUARANTINE,
+        may_report=may_report(evidence, verdict),
+        envelope_id=envelope.mail.envelope_id,
+        returns_full=envelope.mail.returns_full,
     )
 
 

@@ -89,6 +89,18 @@ def decide(evidence: Evidence, policy: Policy) -> Verdict:
     return Verdict(Action.ACCEPT, Rule.MONITOR, f"Accepted, as nothing is enforced; else: {verdict.reason}")
 
 
+def may_report(evidence: Evidence, verdict: Verdict) -> bool:
+    """Tell whether a DSN about this message would go to who sent it and to no stranger (backscatter, RFC 5321 s6.1).
+
+    SPF passed for the envelope sender, or DMARC for the author; never where the message is quarantined, never to the
+    null sender. A client that may relay is known: whoever answers for it answers for the senders that it names.
+    """
+    if evidence.reverse_path is None or verdict.action is Action.QUARANTINE:
+        return False
+    has_dmarc_pass = evidence.dmarc is not None and evidence.dmarc.status is AuthStatus.PASS
+    return evidence.may_relay or evidence.spf.status is AuthStatus.PASS or has_dmarc_pass
+
+
 def _judge(evidence: Evidence, policy: Policy) -> Verdict:
     if isinstance(evidence.author, AuthorFault) or evidence.dmarc is None:
         return _refuse_author(evidence.author.reason if isinstance(evidence.author, AuthorFault) else "")

@@ -10,7 +10,9 @@ import re
 from dataclasses import dataclass
 
 from mailflow.mail.address import Address, AddressSyntaxError, parse_domain, parse_mailbox
+from mailflow.mail.envelope import Notify
 from mailflow.mail.reply import ProtocolError, Reply
+from mailflow.smtp.dsn_parameters import parse_envid, parse_notify, parse_orcpt, parse_ret
 
 # Real clients greet with names that are no Domain (underscores, a bare host name with a port). s4.1.4 forbids
 # to refuse mail for what the name says; what gets in is only what can do no harm in a trace field.
@@ -24,19 +26,29 @@ _SOURCE_ROUTE = re.compile(r"(@[^,:@<>\"]+(?:,@[^,:@<>\"]+)*):")
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """MAIL FROM. `reverse_path` None is the null sender; `size_bytes` is the SIZE that was declared (RFC 1870)."""
+    """MAIL FROM. `reverse_path` None is the null sender; `size_bytes` is the SIZE that was declared (RFC 1870).
+
+    `envelope_id` is ENVID decoded, "" where none came; `returns_full` is RET, None where none came (RFC 3461).
+    """
 
     reverse_path: Address | None
     size_bytes: int | None = None
     is_8bit: bool = False
     is_smtputf8: bool = False
+    envelope_id: str = ""
+    returns_full: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rcpt:
-    """RCPT TO. `forward_path` None is `<postmaster>` without a domain (RFC 5321 s4.5.1)."""
+    """RCPT TO. `forward_path` None is `<postmaster>` without a domain (RFC 5321 s4.5.1).
+
+    `notify` is NOTIFY, None where none came; `original_recipient` is ORCPT decoded, `type;address`, "" where none came.
+    """
 
     forward_path: Address | None
+    notify: Notify | None = None
+    original_recipient: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +81,11 @@ def parse_greeting(argument: str) -> str:
     return argument
 
 
-def parse_mail(argument: str, *, is_extended: bool) -> Mail:
-    """Parse `FROM:<reverse-path> [SP parameters]`. Parameters need an EHLO (`is_extended`)."""
+def parse_mail(argument: str, *, is_extended: bool, has_dsn: bool = False) -> Mail:
+    """Parse `FROM:<reverse-path> [SP parameters]`. Parameters need an EHLO (`is_extended`), RET and ENVID `has_dsn`."""
     path, parameters = _split_path(argument, "FROM:", is_extended=is_extended, syntax="MAIL FROM:<address>")
     size_bytes, is_8bit, is_smtputf8 = None, False, False
+    envelope_id, returns_full = "", None
     for name, value in parameters.items():
         match name:
             case "SIZE":
@@ -83,22 +96,34 @@ def parse_mail(argument: str, *, is_extended: bool) -> Mail:
                 if value is not None:
                     raise ProtocolError(Reply(501, "5.5.4", "SMTPUTF8 takes no value"))
                 is_smtputf8 = True
+            case "RET" if has_dsn:
+                returns_full = parse_ret(value)
+            case "ENVID" if has_dsn:
+                envelope_id = parse_envid(value)
             case _:
                 raise ProtocolError(Reply(555, "5.5.4", "MAIL parameter not recognized or not implemented"))
-    if not path:
-        return Mail(None, size_bytes, is_8bit, is_smtputf8)
-    reverse_path = _parse_path(path, enhanced="5.1.7", is_smtputf8=is_smtputf8)
-    return Mail(reverse_path, size_bytes, is_8bit, is_smtputf8)
+    reverse_path = _parse_path(path, enhanced="5.1.7", is_smtputf8=is_smtputf8) if path else None
+    return Mail(reverse_path, size_bytes, is_8bit, is_smtputf8, envelope_id, returns_full)
 
 
-def parse_rcpt(argument: str, *, is_extended: bool, is_smtputf8: bool) -> Rcpt:
-    """Parse `TO:<forward-path> [SP parameters]`; `is_smtputf8` tells whether MAIL asked for it."""
+def parse_rcpt(argument: str, *, is_extended: bool, is_smtputf8: bool, has_dsn: bool = False) -> Rcpt:
+    """Parse `TO:<forward-path> [SP parameters]`; `is_smtputf8` tells whether MAIL asked for it.
+
+    NOTIFY and ORCPT need `has_dsn`.
+    """
     path, parameters = _split_path(argument, "TO:", is_extended=is_extended, syntax="RCPT TO:<address>")
-    if parameters:
-        raise ProtocolError(Reply(555, "5.5.4", "RCPT parameter not recognized or not implemented"))
-    if path.lower() == "postmaster":
-        return Rcpt(None)
-    return Rcpt(_parse_path(path, enhanced="5.1.3", is_smtputf8=is_smtputf8))
+    notify, original_recipient = None, ""
+    for name, value in parameters.items():
+        match name:
+            case "NOTIFY" if has_dsn:
+                notify = parse_notify(value)
+            case "ORCPT" if has_dsn:
+                original_recipient = parse_orcpt(value, is_smtputf8=is_smtputf8)
+            case _:
+                raise ProtocolError(Reply(555, "5.5.4", "RCPT parameter not recognized or not implemented"))
+    is_postmaster = path.lower() == "postmaster"
+    forward_path = None if is_postmaster else _parse_path(path, enhanced="5.1.3", is_smtputf8=is_smtputf8)
+    return Rcpt(forward_path, notify, original_recipient)
 
 
 def parse_bdat(argument: str) -> Bdat:

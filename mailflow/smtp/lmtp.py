@@ -16,6 +16,7 @@ from enum import Enum
 from typing import NoReturn
 
 from mailflow.mail.address import Address
+from mailflow.mail.handoff import FinalDot
 from mailflow.mail.reply import Reply
 from mailflow.smtp.capabilities import Capabilities, parse_capabilities
 from mailflow.smtp.dot_stuffing import MAX_SLICE_BYTES, DotStuffer, iter_slices
@@ -127,8 +128,11 @@ class LmtpConnection:
         self._needs_reset = not self._unanswered
         return answers
 
-    async def send_content(self, body: Sequence[bytes], *, deadline: float) -> None:
-        """Send the message, dot-stuffed, and the final dot. Raises LmtpError, UnsafeContent; then no final dot left."""
+    async def send_content(self, body: Sequence[bytes], dot: FinalDot, *, deadline: float) -> None:
+        """Send the message, dot-stuffed, and the final dot, which `dot` is told of.
+
+        Raises LmtpError, UnsafeContent, DotWithheld; then no final dot left.
+        """
         assert self._phase is _Phase.CONTENT
         stuffer = DotStuffer()
         batch: list[bytes] = []
@@ -144,6 +148,7 @@ class LmtpConnection:
         batch.append(stuffer.finish())
         if not self._stream.is_quiet:
             raise self._stream.fault or self._out_of_step("the server spoke while it was sent the content")
+        dot.leave()  # no write before this one held a line of a lone dot
         self._stream.is_final_dot_sent = True
         self._phase = _Phase.ANSWERS
         self._stream.write(b"".join(batch), replies=self._unanswered)

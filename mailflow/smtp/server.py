@@ -47,6 +47,7 @@ class SmtpSession(SmtpConnection):
             "8BITMIME",
             "SMTPUTF8",
             "ENHANCEDSTATUSCODES",
+            *(["DSN"] if self.options.has_dsn else []),
             "CHUNKING",
             f"LIMITS RCPTMAX={self.options.max_recipients}",
         ]
@@ -78,13 +79,13 @@ class SmtpSession(SmtpConnection):
         return None
 
     async def smtp_MAIL(self, argument: str) -> Reply:
-        """MAIL FROM (s4.1.1.2) with SIZE, BODY and SMTPUTF8."""
+        """MAIL FROM (s4.1.1.2) with SIZE, BODY and SMTPUTF8, and with RET and ENVID where there is DSN."""
         if not self.session.host_name:
             raise ProtocolError(Reply(503, "5.5.1", "Send HELO or EHLO first"))
         if self.envelope.mail:
             raise ProtocolError(Reply(503, "5.5.1", "Sender already given"))
         self.options, self._handle_hooks = self.service.options, self.service.hooks  # what a reload changed
-        mail = parse_mail(argument, is_extended=self.session.extended_smtp)
+        mail = parse_mail(argument, is_extended=self.session.extended_smtp, has_dsn=self.options.has_dsn)
         if not self.session.may_mail:
             raise ProtocolError(Reply(550, "5.7.1", "This connection told no client's address and may not send mail"))
         self._reserve_declared(mail)
@@ -105,11 +106,16 @@ class SmtpSession(SmtpConnection):
         return reply
 
     async def smtp_RCPT(self, argument: str) -> Reply:
-        """RCPT TO (s4.1.1.3)."""
+        """RCPT TO (s4.1.1.3), with NOTIFY and ORCPT where there is DSN."""
         mail = self._need_mail()
         if self.envelope.chunks:
             raise ProtocolError(Reply(503, "5.5.1", "BDAT has begun, RCPT cannot follow"))
-        rcpt = parse_rcpt(argument, is_extended=self.session.extended_smtp, is_smtputf8=mail.is_smtputf8)
+        rcpt = parse_rcpt(
+            argument,
+            is_extended=self.session.extended_smtp,
+            is_smtputf8=mail.is_smtputf8,
+            has_dsn=self.options.has_dsn,
+        )
         if len(self.envelope.rcpt_tos) >= self.options.max_recipients:
             raise ProtocolError(Reply(452, "4.5.3", "Too many recipients, send the others in another transaction"))
         address = "postmaster" if rcpt.forward_path is None else str(rcpt.forward_path)

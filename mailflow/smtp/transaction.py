@@ -17,7 +17,10 @@ from mailflow.smtp.data import ChunkReader
 
 @dataclass(frozen=True, slots=True)
 class SmtpOptions:
-    """What one listener allows. Times in seconds, sizes in octets."""
+    """What one listener allows. Times in seconds, sizes in octets.
+
+    `has_dsn` offers DSN (RFC 3461): only where what was taken can be stored, or nobody would be left to send one.
+    """
 
     hostname: str
     max_message_bytes: int = 52428800
@@ -29,6 +32,7 @@ class SmtpOptions:
     data_timeout_s: float = 180
     min_data_rate: float = 100
     normalizes_newlines: bool = False
+    has_dsn: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ FLOORS = [
 ]
 FLOOR = {room: -depth for depth, rooms in enumerate(FLOORS) for room in rooms.split()}
 SANS_IO = [
-    *("mail", "smtp.commands", "smtp.data", "smtp.sasl"),
+    *("mail", "smtp.commands", "smtp.dsn_parameters", "smtp.data", "smtp.sasl"),
     *("mailauth.spf_record", "mailauth.spf_macro", "mailauth.dmarc_record", "mailauth.bimi_record"),
     *("mailauth.canonical", "mailauth.dkim_tags", "mailauth.dkim_signature"),
     *("mailauth.arc_chain", "mailauth.arc_trust", "mailauth.explain"),

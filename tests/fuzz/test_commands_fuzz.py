@@ -16,6 +16,8 @@ WORDS = [
     *("MAIL", "RCPT", "BDAT", "EHLO", " ", "\t", "FROM:", "TO:", "<", ">", "<>", "@", "a", "b.example", ".", "..", '"'),
     *("\\", '\\"', ",", ":", "[", "]", "[IPv6:", "::", "1", "192.0.2.1", "SIZE=", "BODY=", "7BIT", "8BITMIME"),
     *("SMTPUTF8", "=", "LAST", "postmaster", "ü", "ß", "Σ", "。", "ß", "\u200d", "xn--", "-", "_", "\0", "\r", "\n"),
+    *("RET=", "FULL", "HDRS", "ENVID=", "NOTIFY=", "NEVER", "SUCCESS", "DELAY", "ORCPT=", "rfc822;", "utf-8;", "a@b"),
+    *("+20", "+2B", "+7F", "+2b", "\\x{", "\\x{20AC}", "\\x{2B}", "\\x{D800}", "\\x{110000}", "}", "x" * 99),
 ]
 ALMOST_COMMANDS = st.lists(st.sampled_from(WORDS), max_size=14).map("".join)
 LINES = st.binary(max_size=200) | ALMOST_COMMANDS.map(str.encode)
@@ -31,6 +33,11 @@ PARSERS: list[Callable[[str], object]] = [
     lambda text: parse_mail(text, is_extended=False),
     lambda text: parse_mail(f"FROM:<{text}> SMTPUTF8", is_extended=True),
     lambda text: parse_mail(f"FROM:<> {text}", is_extended=True),
+    lambda text: parse_mail(f"FROM:<> {text}", is_extended=True, has_dsn=True),
+    lambda text: parse_mail(f"FROM:<> ENVID={text}", is_extended=True, has_dsn=True),
+    lambda text: parse_rcpt(f"TO:<a@b> {text}", is_extended=True, is_smtputf8=False, has_dsn=True),
+    lambda text: parse_rcpt(f"TO:<a@b> NOTIFY={text}", is_extended=True, is_smtputf8=False, has_dsn=True),
+    lambda text: parse_rcpt(f"TO:<a@b> ORCPT=utf-8;{text}", is_extended=True, is_smtputf8=True, has_dsn=True),
     lambda text: parse_rcpt(text, is_extended=True, is_smtputf8=True),
     lambda text: parse_rcpt(f"TO:<{text}>", is_extended=False, is_smtputf8=False),
 ]
@@ -74,6 +81,35 @@ def parse_or_refuse(parse: Callable[[str], object], argument: str) -> None:
         parse(argument)
     except ProtocolError as error:
         check_reply(error.reply)
+
+
+PRINTABLE = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=33)
+HEX_DIGITS = st.sampled_from(["X", "x"])
+
+
+def write_xtext(text: str) -> str:
+    """Write xtext (RFC 3461 s4) the way a careful client does."""
+    return "".join(char if "!" <= char <= "~" and char not in "+=" else f"+{ord(char):02X}" for char in text)
+
+
+@EXAMPLES
+@given(PRINTABLE.filter(bool))
+def test_any_printable_text_comes_back_from_xtext(text: str) -> None:
+    written = write_xtext(text)
+    mail = parse_mail(f"FROM:<> ENVID={written}", is_extended=True, has_dsn=True)
+    rcpt = parse_rcpt(f"TO:<a@b> ORCPT=x;{written}", is_extended=True, is_smtputf8=False, has_dsn=True)
+    assert (mail.envelope_id, rcpt.original_recipient) == (text, f"x;{text}")
+
+
+@EXAMPLES
+@given(st.text(st.characters(min_codepoint=32, codec="utf-8", exclude_characters="\x7f"), max_size=15), HEX_DIGITS)
+def test_any_mailbox_comes_back_from_the_escapes_of_rfc_6533(local: str, digits: str) -> None:
+    mailbox = str(Address(local, "example.org", "example.org"))
+    written = "".join(
+        char if "!" <= char <= "~" and char not in "+=\\" else f"\\x{{{ord(char):{digits}}}}" for char in mailbox
+    )
+    rcpt = parse_rcpt(f"TO:<a@b> ORCPT=UTF-8;{written}", is_extended=True, is_smtputf8=False, has_dsn=True)
+    assert rcpt.original_recipient == f"utf-8;{mailbox}"
 
 
 @EXAMPLES

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,7 @@ async def serve(
     zone: Mapping[str, Any] | None = None,
     resolver: Resolver | None = None,
     certificate: Certificate | None = None,
+    has_dsn: bool = False,
     expects_faults: bool = False,
 ) -> AsyncGenerator[RunningService]:
     """Run a worker in `folder`; `config` is TOML without `hostname`, `roles`, `[tls]`, `[[backend]]`, `[[route]]`."""
@@ -136,6 +137,9 @@ async def serve(
         make_mailbox(mail, mailbox)
     metrics = Metrics()
     worker = Worker(load_settings(file, {}), metrics, resolver=resolver or ZoneResolver(zone or {}))
+    if has_dsn:
+        mx = worker._mx
+        mx.reconfigure(handler=mx.handler, options=replace(mx.options, has_dsn=True), tls=mx.tls)
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     service = RunningService(worker, metrics, sock.getsockname()[1], mail)

@@ -11,7 +11,7 @@ import pytest
 from mailflow.deliver.mailbox import LmtpBackend
 from mailflow.mail.address import parse_mailbox
 from mailflow.mail.envelope import Envelope, Recipient
-from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
+from mailflow.mail.handoff import DeliveryStatus, FinalDot, Outcome, RecipientStatus, Verification
 from mailflow.mail.reply import Reply
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.lmtp_connect import parse_server
@@ -65,7 +65,7 @@ def body_of(message_id: str = "m", size_bytes: int = 0) -> list[bytes]:
 
 
 async def deliver(backend: LmtpBackend, *recipients: str, **options: bool) -> Outcome:
-    return (await backend.deliver(envelope_to(*recipients, **options), body_of()))[0]  # type: ignore[arg-type]
+    return (await backend.deliver(envelope_to(*recipients, **options), body_of(), FinalDot()))[0]  # type: ignore[arg-type]
 
 
 async def verify(backend: LmtpBackend, address: str = "alice@example.org", is_smtputf8: bool = False) -> Verification:
@@ -102,7 +102,9 @@ async def test_each_recipient_has_its_own_outcome(make: Make) -> None:
     async with LmtpTestServer(known=["b@x.org", "c@x.org", "d@x.org"]) as server:
         server.at["DOT", "c@x.org"] = say("452 4.2.2 over quota in /var/vmail")
         server.at["DOT", "d@x.org"] = close_mid_reply()
-        outcomes = await make(server).deliver(envelope_to("a@x.org", "b@x.org", "c@x.org", "d@x.org"), body_of())
+        outcomes = await make(server).deliver(
+            envelope_to("a@x.org", "b@x.org", "c@x.org", "d@x.org"), body_of(), FinalDot()
+        )
         assert [(o.status, str(o.reply)) for o in outcomes] == [
             (REFUSED, "550 5.1.1 No such user here"),
             (DELIVERED, "250 2.0.0 Ok"),
@@ -195,7 +197,7 @@ async def test_a_server_that_stops_reading_the_content_is_given_up_at_the_deadli
     async with LmtpTestServer() as server:
         server.at["DATA"] = not_reading()
         backend = make(server, handoff_deadline_s=0.5)
-        (outcome,) = await backend.deliver(envelope_to(), [b"x" * 98 + b"\r\n"] * 200_000)
+        (outcome,) = await backend.deliver(envelope_to(), [b"x" * 98 + b"\r\n"] * 200_000, FinalDot())
         assert outcome.status is DEFERRED
         server.release.set()
 
@@ -284,7 +286,9 @@ async def test_nobody_gets_anothers_answer_while_others_are_cancelled_and_time_o
 
         async def send(number: int, recipient: str) -> None:
             token = f"{number}.{recipient}"
-            (outcome,) = await backend.deliver(envelope_to(recipient, message_id=token), body_of(token, number * 3000))
+            (outcome,) = await backend.deliver(
+                envelope_to(recipient, message_id=token), body_of(token, number * 3000), FinalDot()
+            )
             if outcome.status is DELIVERED:
                 assert outcome.detail == f"final dot: 250 2.0.0 <{recipient}> saved {token}"
                 delivered.add(token)
@@ -352,6 +356,37 @@ async def test_cut_while_the_answer_is_owed_the_connection_is_closed_and_its_pla
         assert (await deliver(backend)).status is DELIVERED
 
 
+async def test_a_final_dot_that_may_not_leave_defers_and_no_connection_goes_on(make: Make) -> None:
+    async with LmtpTestServer() as server:
+        backend, asked = make(server), []
+        dot = FinalDot(lambda: bool(asked.append(server.count("DOT"))))  # type: ignore[func-returns-value]
+        (outcome,) = await backend.deliver(envelope_to(), body_of(), dot)
+        assert (outcome.status, outcome.detail) == (DEFERRED, "the final dot was withheld")
+        await server.reached("CLOSED")
+        assert (server.messages, asked, dot.has_left) == ([], [0], False)
+        assert (await deliver(backend)).status is DELIVERED
+
+
+async def test_the_final_dot_has_left_where_the_server_hears_of_it_and_not_before(make: Make) -> None:
+    async with LmtpTestServer() as server:
+        server.at["DATA"] = once(late())
+        backend, dot = make(server), FinalDot()
+        delivery = asyncio.create_task(backend.deliver(envelope_to(), body_of(), dot))
+        await server.reached("DATA")
+        seen = [dot.has_left]
+        server.release.set()
+        await server.reached("DOT")
+        assert [*seen, dot.has_left] == [False, True]
+        assert (await delivery)[0].status is DELIVERED
+
+
+async def test_without_a_recipient_left_no_final_dot_leaves(make: Make) -> None:
+    async with LmtpTestServer(known=[]) as server:
+        dot = FinalDot()
+        (outcome,) = await make(server).deliver(envelope_to(), body_of(), dot)
+        assert (outcome.status, dot.has_left) == (REFUSED, False)
+
+
 class Body(list[bytes]):
     """A body that a weak reference can watch."""
 
@@ -360,7 +395,7 @@ async def test_a_message_that_could_not_be_handed_over_is_freed_without_the_garb
     async with LmtpTestServer() as server:
         server.at["RCPT"] = silent()
         backend, body = make(server, handoff_deadline_s=0.1), Body(body_of())
-        delivery, is_kept = backend.deliver(envelope_to(), body), weakref.ref(body)
+        delivery, is_kept = backend.deliver(envelope_to(), body, FinalDot()), weakref.ref(body)
         del body
         gc.disable()
         try:
@@ -373,7 +408,7 @@ async def test_a_message_that_could_not_be_handed_over_is_freed_without_the_garb
 
 async def test_unsafe_content_is_our_fault_and_never_leaves(make: Make) -> None:
     async with LmtpTestServer() as server:
-        (outcome,) = await make(server).deliver(envelope_to(), [b"a\r\n", b"b\n.\n"])
+        (outcome,) = await make(server).deliver(envelope_to(), [b"a\r\n", b"b\n.\n"], FinalDot())
         assert (outcome.status, str(outcome.reply)[:9]) == (DEFERRED, "451 4.3.0")
         await server.reached("CLOSED")
         assert server.messages == []

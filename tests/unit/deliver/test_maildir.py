@@ -15,7 +15,7 @@ import pytest
 from mailflow.deliver.maildir import THREADS, MaildirBackend, encode_name
 from mailflow.mail.address import Address, parse_mailbox
 from mailflow.mail.envelope import Envelope, Recipient
-from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus, Verification
+from mailflow.mail.handoff import DeliveryStatus, FinalDot, Outcome, RecipientStatus, Verification
 from mailflow.mail.subaddress import split_detail
 
 ALICE = parse_mailbox("alice@example.org")
@@ -29,9 +29,13 @@ def make(root: Path, **options: object) -> MaildirBackend:
 
 
 async def deliver(
-    backend: MaildirBackend, address: Address = ALICE, sender: Address | None = SENDER, body: list[bytes] = BODY
+    backend: MaildirBackend,
+    address: Address = ALICE,
+    sender: Address | None = SENDER,
+    body: list[bytes] = BODY,
+    dot: FinalDot | None = None,
 ) -> Outcome:
-    (outcome,) = await backend.deliver(Envelope("m", sender, (Recipient(address, address),)), body)
+    (outcome,) = await backend.deliver(Envelope("m", sender, (Recipient(address, address),)), body, dot or FinalDot())
     return outcome
 
 
@@ -180,6 +184,35 @@ async def test_a_cancelled_delivery_stops_before_the_rename_and_is_still_counted
     assert delivery.cancelled()
     assert await counted == "deferred"
     assert files(tmp_path) == files(tmp_path, "tmp") == []
+
+
+async def test_a_final_dot_that_may_not_leave_defers_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    backend = make(tmp_path, create=True)
+    seen: list[list[Path]] = []
+    dot = FinalDot(lambda: bool(seen.append(files(tmp_path))))  # type: ignore[func-returns-value]
+    outcome = await deliver(backend, dot=dot)
+    assert (outcome.status, outcome.detail) == (DeliveryStatus.DEFERRED, "the final dot was withheld")
+    assert (seen, files(tmp_path), files(tmp_path, "tmp"), dot.has_left) == ([[]], [], [], False)
+
+
+async def test_a_delivery_cancelled_after_its_final_dot_left_is_finished(tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
+    left, goes_on, done = asyncio.Event(), threading.Event(), asyncio.Event()
+
+    def may_leave() -> bool:
+        loop.call_soon_threadsafe(left.set)
+        return goes_on.wait(5)
+
+    backend = make(tmp_path, create=True, on_handoff=lambda *what: loop.call_soon_threadsafe(done.set))
+    dot = FinalDot(may_leave)
+    delivery = asyncio.create_task(deliver(backend, dot=dot))
+    await left.wait()
+    goes_on.set()
+    delivery.cancel()
+    await asyncio.wait([delivery])
+    assert dot.has_left
+    await done.wait()
+    assert len(files(tmp_path)) == 1
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from mailflow.mail.address import Address, parse_mailbox
 from mailflow.mail.address_book import AddressRules
 from mailflow.mail.address_map import parse_aliases, parse_user_map
 from mailflow.mail.envelope import Envelope, Recipient
-from mailflow.mail.handoff import DeliveryStatus, Handoff, Outcome, RecipientStatus, Verification
+from mailflow.mail.handoff import DeliveryStatus, FinalDot, Handoff, Outcome, RecipientStatus, Verification
 from mailflow.mail.reply import Reply
 
 UNKNOWN = Verification(RecipientStatus.REFUSED, reply=Reply(550, "5.1.1", "No such user here"), is_unknown_user=True)
@@ -22,6 +22,7 @@ class Mailboxes:
 
     def __init__(self, name: str, answers: dict[str, Verification | None]) -> None:
         self.name = name
+        self.handoff_deadline_s = 20.0
         self.answers = answers
         self.delivered: list[tuple[Envelope, Sequence[bytes]]] = []
         self.is_open = False
@@ -36,7 +37,7 @@ class Mailboxes:
         good = Verification(RecipientStatus.GOOD, deliver_to=address)
         return self.answers.get(str(address), UNKNOWN) or good
 
-    async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
+    async def deliver(self, envelope: Envelope, body: Sequence[bytes], dot: FinalDot) -> list[Outcome]:
         self.delivered.append((envelope, body))
         return [Outcome(DeliveryStatus.DELIVERED, Reply(250, "2.0.0", "Ok"), self.name)]
 
@@ -141,7 +142,7 @@ async def test_postmaster_and_abuse_of_each_domain_lead_to_the_postmaster_where_
 ) -> None:
     router = make_router({f"{local}@a.example.org": refusal, "postmaster@example.org": None})
     verification = await ask(router, f"{local}@a.example.org")
-    assert verification == Verification(RecipientStatus.GOOD, deliver_to=POSTMASTER)
+    assert verification == Verification(RecipientStatus.GOOD, deliver_to=POSTMASTER, destination="exact")
 
 
 async def test_postmaster_that_the_backend_knows_is_delivered_there() -> None:
@@ -179,6 +180,7 @@ async def test_who_may_relay_reaches_other_domains_by_the_route_of_all_domains()
     router = relay_router()
     verification = await ask(router, "a@elsewhere.example", may_relay=True)
     assert (verification.status, verification.is_relayed) == (RecipientStatus.GOOD, True)
+    assert verification.destination == "out"
     assert (await deliver(router, verification)).backend == "out"
 
 
@@ -227,7 +229,7 @@ async def test_aliases_come_first_then_the_map_of_users_then_the_backend(
 ) -> None:
     router = make_mapped_router(known)
     verification = await ask(router, address)
-    assert verification == Verification(RecipientStatus.GOOD, deliver_to=parse_mailbox(final))
+    assert verification == Verification(RecipientStatus.GOOD, deliver_to=parse_mailbox(final), destination=backend)
     assert (await deliver(router, verification)).backend == backend
 
 
@@ -239,7 +241,8 @@ async def test_an_alias_whose_target_is_unknown_is_an_unknown_user() -> None:
 async def test_mail_of_unknown_users_goes_to_the_catch_all_address_and_its_aliases(address: str) -> None:
     router = make_mapped_router("home:alice@example.org", catch_all="info@example.org")
     verification = await ask(router, address)
-    assert verification == Verification(RecipientStatus.GOOD, deliver_to=parse_mailbox("alice@example.org"))
+    alice = parse_mailbox("alice@example.org")
+    assert verification == Verification(RecipientStatus.GOOD, deliver_to=alice, destination="home")
 
 
 async def test_a_catch_all_address_catches_for_its_own_route_only() -> None:
@@ -269,7 +272,7 @@ async def test_a_loop_of_aliases_is_deferred_as_wrong_configuration() -> None:
 
 async def test_postmaster_follows_his_alias_and_is_taken_before_any_catch_all_address() -> None:
     router = make_mapped_router("home:chief@example.org", "home:alice@example.org", catch_all="info@example.org")
-    chief = Verification(RecipientStatus.GOOD, deliver_to=parse_mailbox("chief@example.org"))
+    chief = Verification(RecipientStatus.GOOD, deliver_to=parse_mailbox("chief@example.org"), destination="home")
     assert [await ask(router, f"{user}@example.org") for user in ("postmaster", "abuse")] == [chief, chief]
 
 

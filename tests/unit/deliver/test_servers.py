@@ -10,7 +10,7 @@ import pytest
 from mailflow.deliver.mailbox import LmtpBackend
 from mailflow.mail.address import parse_mailbox
 from mailflow.mail.envelope import Envelope, Recipient
-from mailflow.mail.handoff import DeliveryStatus, Outcome, RecipientStatus
+from mailflow.mail.handoff import DeliveryStatus, FinalDot, Outcome, RecipientStatus
 from mailflow.mail.subaddress import split_detail
 from mailflow.observe.nursery import Nursery
 from mailflow.smtp.lmtp_connect import parse_server
@@ -43,7 +43,9 @@ async def three() -> AsyncIterator[list[LmtpTestServer]]:
 
 async def deliver(backend: LmtpBackend, user: str) -> Outcome:
     address = parse_mailbox(user)
-    (outcome,) = await backend.deliver(Envelope("m", None, (Recipient(address, address),), is_smtputf8=False), BODY)
+    (outcome,) = await backend.deliver(
+        Envelope("m", None, (Recipient(address, address),), is_smtputf8=False), BODY, FinalDot()
+    )
     return outcome
 
 

@@ -11,7 +11,7 @@ from mailflow.mailauth.author import Author, AuthorFault, AuthorFaultKind
 from mailflow.mailauth.result import ArcResult, ArcSet, AuthStatus, DkimResult, DmarcPolicy, DmarcResult, SpfResult
 from mailflow.receive.checks import ReverseName
 from mailflow.receive.evidence import Evidence
-from mailflow.receive.verdict import Action, Policy, Rule, decide
+from mailflow.receive.verdict import Action, Policy, Rule, Verdict, decide, may_report
 
 PASS, FAIL, NONE = AuthStatus.PASS, AuthStatus.FAIL, AuthStatus.NONE
 TEMPERROR, PERMERROR = AuthStatus.TEMPERROR, AuthStatus.PERMERROR
@@ -220,3 +220,27 @@ def test_reason_tells_that_a_policy_is_tried_out() -> None:
 def test_signatures_of_others_decide_nothing() -> None:
     evidence = replace(EVIDENCE, dkim=(DkimResult(PASS, "attacker.example"),))
     assert decide(evidence, ENFORCE).action is Action.REJECT
+
+
+ACCEPTED = Verdict(Action.ACCEPT, Rule.DMARC_NONE, "")
+QUARANTINED = Verdict(Action.QUARANTINE, Rule.DMARC_POLICY, "")
+SPF_FAIL = SpfResult(FAIL, "sender.example")
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        (replace(EVIDENCE, dmarc=dmarc(NONE)), True),  # SPF passed
+        (replace(EVIDENCE, dmarc=dmarc(FAIL, "none")), True),  # for the envelope sender, whoever the author is
+        (replace(EVIDENCE, spf=SPF_FAIL, dmarc=dmarc(PASS, aligned_spf=False, aligned_dkim=True)), True),
+        (replace(EVIDENCE, spf=SPF_FAIL, dmarc=dmarc(NONE)), False),
+        (replace(EVIDENCE, spf=SpfResult(NONE), dmarc=dmarc(NONE)), False),
+        (replace(EVIDENCE, spf=SpfResult(TEMPERROR), dmarc=dmarc(TEMPERROR, aligned_dkim=True)), False),
+        (replace(EVIDENCE, spf=SPF_FAIL, dmarc=dmarc(NONE), may_relay=True), True),
+        (replace(EVIDENCE, reverse_path=None, dmarc=dmarc(PASS)), False),
+        (replace(EVIDENCE, reverse_path=None, dmarc=dmarc(PASS), may_relay=True), False),
+    ],
+)
+def test_a_notification_is_sent_only_to_a_sender_who_is_known(evidence: Evidence, expected: bool) -> None:
+    assert may_report(evidence, ACCEPTED) is expected
+    assert may_report(evidence, QUARANTINED) is False

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mailflow.mail.address import Address, parse_mailbox
+from mailflow.mail.handoff import DotWithheld, FinalDot
 from mailflow.smtp.dot_stuffing import UnsafeContent
 from mailflow.smtp.lmtp import Answer, LmtpConnection, Stage
 from mailflow.smtp.lmtp_connect import LmtpServer, connect_lmtp, parse_server
@@ -71,7 +72,7 @@ async def transact(
         deadline=soon(seconds),
     )
     if None in answers:
-        await connection.send_content(body, deadline=soon(seconds))
+        await connection.send_content(body, FinalDot(), deadline=soon(seconds))
     settled = [answer or await connection.read_answer(deadline=soon(seconds)) for answer in answers]
     connection.check_in_step()
     return settled
@@ -343,6 +344,45 @@ async def test_a_large_message_arrives_whole() -> None:
         assert server.messages[0].content == line * 50_004
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        [b""],
+        [b"a\r\n"],
+        [b"no line end"],
+        [b".\r\n"],
+        [b"a\r\n.\r\n", b".\r\n"],
+        [b"a\r\n.", b"\r", b"\n"],
+        [(b"x" * 62 + b"\r\n") * 1024],  # one slice to the octet
+        [(b"x" * 62 + b"\r\n") * 1024, b".\r\n"],
+        [b"." * 62 + b"\r\n"] * 5000,
+    ],
+)
+async def test_a_final_dot_that_may_not_leave_delivers_nothing_whatever_was_written_before(body: list[bytes]) -> None:
+    async with LmtpTestServer() as server, connected(server) as connection:
+        await connection.open_transaction(
+            None, [ALICE], size_bytes=0, is_8bit=False, is_smtputf8=False, deadline=soon()
+        )
+        dot = FinalDot(lambda: False)
+        with pytest.raises(DotWithheld):
+            await connection.send_content(body, dot, deadline=soon())
+        assert (dot.has_left, connection.is_final_dot_sent, connection.is_reusable) == (False, False, False)
+        connection.abort()
+        await server.reached("CLOSED")
+        assert (server.messages, server.count("DOT")) == ([], 0)
+
+
+async def test_content_that_cannot_be_sent_never_asks_for_the_final_dot() -> None:
+    async with LmtpTestServer() as server, connected(server) as connection:
+        await connection.open_transaction(
+            None, [ALICE], size_bytes=0, is_8bit=False, is_smtputf8=False, deadline=soon()
+        )
+        dot = FinalDot()
+        with pytest.raises(UnsafeContent):
+            await connection.send_content([b"a\r\nb\r"], dot, deadline=soon())
+        assert not dot.has_left
+
+
 async def test_a_cancelled_transaction_leaves_a_connection_nobody_may_use() -> None:
     async with LmtpTestServer() as server, connected(server) as connection:
         server.at["MAIL"] = silent()
@@ -361,7 +401,7 @@ async def test_reading_the_answer_goes_on_after_a_cancellation() -> None:
             None, [ALICE], size_bytes=9, is_8bit=False, is_smtputf8=False, deadline=soon()
         )
         assert answers == [None]
-        await connection.send_content(BODY, deadline=soon())
+        await connection.send_content(BODY, FinalDot(), deadline=soon())
         reading = asyncio.create_task(connection.read_answer(deadline=soon()))
         await server.reached("DOT")
         reading.cancel()

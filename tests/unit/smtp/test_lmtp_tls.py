@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mailflow.mail.address import parse_mailbox
+from mailflow.mail.handoff import FinalDot
 from mailflow.smtp.lmtp import LmtpConnection
 from mailflow.smtp.lmtp_connect import LmtpServer, TlsMode, connect_lmtp
 from mailflow.smtp.lmtp_errors import LmtpError, LmtpOutOfStep, LmtpUnreachable
@@ -36,7 +37,7 @@ async def deliver(connection: LmtpConnection, body: bytes) -> int:
     await connection.open_transaction(
         None, [ALICE], size_bytes=len(body), is_8bit=False, is_smtputf8=False, deadline=deadline
     )
-    await connection.send_content([body], deadline=deadline)
+    await connection.send_content([body], FinalDot(), deadline=deadline)
     return (await connection.read_answer(deadline=deadline)).reply.code
 
 
