@@ -1,7 +1,8 @@
 """Mailbox servers behind LMTP as a backend: verify a recipient, deliver a message now (RFC 2033).
 
 Each user has one server, always the same, and the next in his order while it is down: failing over
-ends where the final dot has left, since a second server would then deliver a second copy.
+ends where the final dot has left, since a second server would then deliver a second copy. Recipients
+who share a server share a transaction.
 
 The final dot divides everything. Before it, `handoff_deadline_s` covers the wait for a connection,
 the commands and the content; what fails or is cancelled is aborted and surely not delivered
@@ -12,7 +13,8 @@ the mail is IN_DOUBT: told 451, the client will try again, and a double is possi
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -25,6 +27,7 @@ from mailflow.deliver.answers import (
     WITHHELD,
     judge_answer,
 )
+from mailflow.deliver.groups import deliver_in_groups
 from mailflow.deliver.pool import Lease
 from mailflow.deliver.server import MailboxServer, order_servers
 from mailflow.deliver.verify import BAD_S, RecipientVerifier
@@ -41,6 +44,7 @@ from mailflow.smtp.lmtp_connect import LmtpServer, TlsMode, connect_lmtp
 from mailflow.smtp.lmtp_errors import LmtpError, LmtpOutOfStep, LmtpTimeout, LmtpUnreachable
 
 ALL_DOWN = "every server is down"
+MAX_RECIPIENTS = 100  # of one transaction: every server must take so many (RFC 5321 s4.5.3.1.8)
 VERIFY_S = 5.0  # RCPT waits no longer than this for a server that hangs
 
 
@@ -121,39 +125,80 @@ class LmtpBackend:
         """Deliver now; one outcome per recipient, in order. Cancelled before the final dot, it aborts; after it, the
         answers are still read. Never raises for the server's fault.
         """
-        started = self._clock()
-        user = envelope.recipients[0].deliver_to
-        faults: list[str] = []
-        for server, deadline in self._attempts(user, self.handoff_deadline_s):
-            try:
-                lease, answers = await self._hand_over(server, envelope, body, dot, deadline)
-            except LmtpError as exc:
-                faults.append(f"{server.name}: {exc}")
-                exc.__traceback__ = None  # the connection knows its fault: a ring that would keep the body in memory
-                continue
-            except UnsafeContent as exc:
-                return self._report_all(envelope, OWN_FAULT, f"content has a {exc}", started)
-            except DotWithheld:
-                return self._report_all(envelope, OWN_FAULT, WITHHELD, started)
-            deadline = asyncio.get_running_loop().time() + self._reply_timeout_s
-            settle = partial(self._settle, server, lease, envelope, answers, started, deadline)
-            try:
-                return await settle()
-            except asyncio.CancelledError:
-                # Our final dot has left: the answers are heard all the same, though nobody waits for them.
-                settling = self._nursery.start(settle(), name="LMTP answers")
-                settling.add_done_callback(partial(_release, lease))  # cut as well, perhaps before it began
-                raise
-        return self._report_all(envelope, NOT_ANSWERING, "; ".join(faults) or ALL_DOWN, started)
+        deadline = asyncio.get_running_loop().time() + self.handoff_deadline_s
+        message = _Message(body, sum(map(len, body)), dot, self._clock(), deadline)
+        return await self._deliver_by_server(envelope, message, {})
+
+    async def _deliver_by_server(
+        self, envelope: Envelope, message: "_Message", faults: Mapping[MailboxServer, str]
+    ) -> list[Outcome]:
+        """Deliver to each recipient at his first server that is up and is not among the `faults`, side by side.
+
+        Who needs SMTPUTF8 goes alone: his server may not offer it.
+        """
+        return await deliver_in_groups(
+            envelope,
+            lambda r: (self._choose_server(r.deliver_to, faults), r.deliver_to.local.isascii()),
+            lambda way, part: self._deliver_at(way[0], part, message, faults),
+            dot=message.dot,
+            nursery=self._nursery,
+            max_recipients=MAX_RECIPIENTS,
+        )
+
+    async def _deliver_at(
+        self,
+        server: MailboxServer | None,
+        envelope: Envelope,
+        message: "_Message",
+        faults: Mapping[MailboxServer, str],
+    ) -> list[Outcome]:
+        """Deliver at one server; where that fails before the final dot, at each recipient's next one."""
+        if server is None:
+            words = "; ".join(f"{failed.name}: {fault}" for failed, fault in faults.items())
+            return self._report_all(envelope, NOT_ANSWERING, words or ALL_DOWN, message)
+        now = asyncio.get_running_loop().time()
+        left = sum(not other.is_down for other in self._servers if other not in faults)
+        deadline = now + (message.deadline - now) / max(1, left)  # the next one has its share
+        try:
+            lease, answers = await self._hand_over(server, envelope, message, deadline)
+        except LmtpError as exc:
+            fault = str(exc)
+            exc.__traceback__ = None  # the connection knows its fault: a ring that would keep the body in memory
+        except UnsafeContent as exc:
+            return self._report_all(envelope, OWN_FAULT, f"content has a {exc}", message)
+        except DotWithheld:
+            return self._report_all(envelope, OWN_FAULT, WITHHELD, message)
+        else:
+            return await self._hear_answers(server, lease, envelope, answers, message.started)
+        return await self._deliver_by_server(envelope, message, {**faults, server: fault})
+
+    async def _hear_answers(
+        self, server: MailboxServer, lease: Lease, envelope: Envelope, answers: list[Answer | None], started: float
+    ) -> list[Outcome]:
+        deadline = asyncio.get_running_loop().time() + self._reply_timeout_s
+        settle = partial(self._settle, server, lease, envelope, answers, started, deadline)
+        try:
+            return await settle()
+        except asyncio.CancelledError:
+            # Our final dot has left: the answers are heard all the same, though nobody waits for them.
+            settling = self._nursery.start(settle(), name="LMTP answers")
+            settling.add_done_callback(partial(_release, lease))  # cut as well, perhaps before it began
+            raise
+
+    def _order(self, address: Address) -> Sequence[MailboxServer]:
+        """Give the servers in the user's order."""
+        if len(self._servers) == 1:
+            return self._servers
+        return order_servers(self._servers, map_key(self._user_of(address)))
+
+    def _choose_server(self, address: Address, failed: Container[MailboxServer]) -> MailboxServer | None:
+        return next((s for s in self._order(address) if s not in failed and not s.is_down), None)
 
     def _attempts(self, address: Address, seconds: float) -> Iterator[tuple[MailboxServer, float]]:
         """Give the user's servers that are up, in his order, each with a deadline that leaves the next its share."""
         now = asyncio.get_running_loop().time
         end = now() + seconds
-        servers = self._servers
-        if len(servers) > 1:
-            servers = order_servers(servers, map_key(self._user_of(address)))
-        servers = [server for server in servers if not server.is_down]
+        servers = [server for server in self._order(address) if not server.is_down]
         for left in range(len(servers), 0, -1):
             server = servers[len(servers) - left]
             if server.is_down and left > 1:  # since the list was made
@@ -161,16 +206,15 @@ class LmtpBackend:
             yield server, now() + (end - now()) / left
 
     async def _hand_over(
-        self, server: MailboxServer, envelope: Envelope, body: Sequence[bytes], dot: FinalDot, deadline: float
+        self, server: MailboxServer, envelope: Envelope, message: "_Message", deadline: float
     ) -> tuple[Lease, list[Answer | None]]:
         """Do everything up to the final dot. Gives the lease that the answers will come on, and the refusals so far."""
-        size_bytes = sum(map(len, body))
         lease = await server.lease(deadline)
         try:
             with server.watch():
-                answers = await lease.run(lambda c: self._offer(c, envelope, size_bytes, deadline), deadline)
+                answers = await lease.run(lambda c: self._offer(c, envelope, message.size_bytes, deadline), deadline)
                 if None in answers:
-                    await lease.connection.send_content(body, dot, deadline=deadline)
+                    await lease.connection.send_content(message.body, message.dot, deadline=deadline)
         except BaseException:
             lease.release()
             raise
@@ -228,20 +272,22 @@ class LmtpBackend:
             server.note_failure(fault)
         else:
             server.note_success()
-        outcomes = [self._judge(answer, fault) for answer in answers]
+        outcomes = [self._judge(server, answer, fault) for answer in answers]
         self._report(envelope, answers, outcomes, started)
         return outcomes
 
-    def _judge(self, answer: Answer | None, fault: str) -> Outcome:
+    def _judge(self, server: MailboxServer, answer: Answer | None, fault: str) -> Outcome:
         if answer is None:
-            return Outcome(DeliveryStatus.IN_DOUBT, UNCONFIRMED, self.name, printable(fault))
+            return Outcome(DeliveryStatus.IN_DOUBT, UNCONFIRMED, self.name, printable(fault), server=server.name)
         status, reply = judge_answer(answer)
-        return Outcome(status, reply, self.name, printable(f"{answer.stage.value}: {answer.reply}"))
+        detail = printable(f"{answer.stage.value}: {answer.reply}")
+        remote_reply = None if answer.reply in (NO_SMTPUTF8, TOO_LARGE) else answer.reply  # not asked at all
+        return Outcome(status, reply, self.name, detail, remote_reply, server.name)
 
-    def _report_all(self, envelope: Envelope, reply: Reply, fault: str, started: float) -> list[Outcome]:
+    def _report_all(self, envelope: Envelope, reply: Reply, fault: str, message: "_Message") -> list[Outcome]:
         """Defer every recipient: no final dot left."""
         outcomes = [Outcome(DeliveryStatus.DEFERRED, reply, self.name, printable(fault))] * len(envelope.recipients)
-        self._report(envelope, [None] * len(outcomes), outcomes, started)
+        self._report(envelope, [None] * len(outcomes), outcomes, message.started)
         return outcomes
 
     def _report(
@@ -314,6 +360,17 @@ class LmtpBackend:
             tls_context=self._tls_context,
             deadline=min(deadline, loop.time() + self._connect_timeout_s),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Message:
+    """What all groups of one delivery share: `started` by the backend's clock, `deadline` in loop time, seconds."""
+
+    body: Sequence[bytes]
+    size_bytes: int
+    dot: FinalDot
+    started: float
+    deadline: float
 
 
 def _release(lease: Lease, _task: asyncio.Task[list[Outcome]]) -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from mailflow.deliver.address_file import AddressFiles
 from mailflow.deliver.answers import NO_SMTPUTF8
+from mailflow.deliver.groups import deliver_in_groups
 from mailflow.deliver.quarantine import QUARANTINE_FIELD, quarantine_address
 from mailflow.mail.address import Address
 from mailflow.mail.address_book import AddressBook, AddressRules, AliasLoop, list_files
@@ -28,6 +29,8 @@ from mailflow.observe.nursery import Nursery
 
 RELAYING_DENIED = Reply(550, "5.7.1", "Relaying denied")
 MISCONFIGURED = Reply(451, "4.3.5", "Mail for this address cannot be taken now, try again later")
+
+NO_WAY_S = 1.0  # nothing is waited for
 
 _ALWAYS_TAKEN = frozenset({"postmaster", "abuse"})
 
@@ -75,8 +78,8 @@ class Router:
     """The hand-off to backends by domain. `backends` by name. Raises ValueError where a route names an unknown one.
 
     `quarantine` has, by a backend's name, the subaddress that its quarantined mail goes to; none where it has none.
-    `maps` has the contents of the routes' files as they were when they were checked; looks at the files run in
-    `nursery`.
+    `maps` has the contents of the routes' files as they were when they were checked; looks at the files and
+    deliveries side by side run in `nursery`.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Router:
                 raise ValueError(f"no backend is named {route.backend!r}")
         relay = by_domain.get("*")
         self._relay = backends[relay.backend] if relay else None
+        self._nursery = nursery if nursery is not None else Nursery()  # an empty one is falsy
         self._routes = DomainTable(by_domain.items())
         rules = {domain: route.rules for domain, route in by_domain.items()}
         self._files = AddressFiles(
@@ -105,12 +109,15 @@ class Router:
             alias_files=list_files(rule.aliases for rule in rules.values()),
             user_maps=list_files(rule.user_map for rule in rules.values()),
             backends=tuple(backends),
-            nursery=nursery or Nursery(),
+            nursery=self._nursery,
         )
 
     @property
     def max_recipients(self) -> int:
-        """One: with two, what one mailbox took and the other did not would need a store that owns the rest."""
+        """One: with two, what one mailbox took and the other did not would need a store that owns the rest.
+
+        So many are taken at RCPT; `deliver` takes any number.
+        """
         return 1
 
     async def read_files(self) -> None:
@@ -134,16 +141,49 @@ class Router:
         return Verification(RecipientStatus.NOT_OURS, reply=RELAYING_DENIED)
 
     async def deliver(self, envelope: Envelope, body: Sequence[bytes], dot: FinalDot | None = None) -> list[Outcome]:
-        """Deliver now to the one recipient; see Handoff. `dot` hears of the final dot."""
-        (recipient,) = envelope.recipients
-        # What was taken as ours never leaves by the way out, which would bounce it or send it round.
-        backend = self._relay if recipient.is_relayed else self.find_backend(recipient.deliver_to)
+        """Deliver now, to all backends side by side; see Handoff. `dot` hears of every final dot."""
+        final_dot = dot or FinalDot()
+        return await deliver_in_groups(
+            envelope,
+            self._find_way,
+            lambda backend, part: self._deliver_at(backend, part, body, final_dot),
+            dot=final_dot,
+            nursery=self._nursery,
+        )
+
+    def handoff_deadline_s(self, envelope: Envelope) -> float:
+        """Give how many seconds a delivery of this message may take until its final dots."""
+        backends = filter(None, map(self._find_way, envelope.recipients))
+        return max((backend.handoff_deadline_s for backend in backends), default=NO_WAY_S)
+
+    def find_recipient(self, address: Address) -> Recipient | None:
+        """Give the way of mail that we make ourselves, aliases followed; None where no route leads there.
+
+        No backend is asked: what a mailbox refuses, its delivery tells.
+        """
+        if self._routes.find(address.ascii_domain) is None:
+            return Recipient(address, address, is_relayed=True, destination=self._relay.name) if self._relay else None
+        final = self.find_mailbox(address)
+        backend = self.find_backend(final)
+        return Recipient(address, final, destination=backend.name) if backend else None
+
+    async def _deliver_at(
+        self, backend: Backend | None, envelope: Envelope, body: Sequence[bytes], dot: FinalDot
+    ) -> list[Outcome]:
         if backend is None:  # the route went away since RCPT
-            return [Outcome(DeliveryStatus.DEFERRED, MISCONFIGURED, "", "no route leads there any more")]
+            gone = Outcome(DeliveryStatus.DEFERRED, MISCONFIGURED, "", "no route leads there any more")
+            return [gone] * len(envelope.recipients)
         if envelope.is_quarantined:
-            envelope = replace(envelope, recipients=(self._divert(recipient, backend.name),))
+            diverted = tuple(self._divert(recipient, backend.name) for recipient in envelope.recipients)
+            envelope = replace(envelope, recipients=diverted)
             body = (QUARANTINE_FIELD, *body)
-        return await backend.deliver(envelope, body, dot or FinalDot())
+        return await backend.deliver(envelope, body, dot)
+
+    def _find_way(self, recipient: Recipient) -> Backend | None:
+        """Give the backend that has a recipient now: what was taken as ours never leaves by the way out, which would
+        bounce it or send it round.
+        """
+        return self._relay if recipient.is_relayed else self.find_backend(recipient.deliver_to)
 
     def _divert(self, recipient: Recipient, backend: str) -> Recipient:
         """Give where a recipient's quarantined mail goes."""

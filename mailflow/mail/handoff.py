@@ -52,12 +52,26 @@ class DeliveryStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One recipient's outcome: `reply` for the client, `detail` (the backend's words, an errno) for the log only."""
+    """One recipient's outcome: `reply` for the client, `detail` (the backend's words, an errno) for the log only.
+
+    `remote_reply` is what the server `server` said, None where what is told is ours alone.
+    """
 
     status: DeliveryStatus
     reply: Reply
     backend: str
     detail: str = ""
+    remote_reply: Reply | None = None
+    server: str = ""
+
+    @property
+    def is_final(self) -> bool:
+        """Tells that another try is no use: delivered, or refused by 5xx.
+
+        A mailbox's own 4.2.x is REFUSED as well, so that a client that waits hears it; whoever owns the message defers.
+        """
+        is_refused = self.status is DeliveryStatus.REFUSED and self.reply.is_permanent
+        return is_refused or self.status is DeliveryStatus.DELIVERED
 
 
 class DotWithheld(Exception):

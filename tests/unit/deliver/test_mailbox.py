@@ -82,6 +82,8 @@ async def test_a_delivered_message_is_confirmed_and_the_servers_words_go_to_the_
             Reply(250, "2.0.0", "Ok"),
             "mailbox",
             "final dot: 250 2.0.0 <alice@example.org> saved m",
+            remote_reply=Reply(250, "2.0.0", "<alice@example.org> saved m"),
+            server=str(server),
         )
         assert [(backend_name, status) for backend_name, status, _ in heard] == [("mailbox", "delivered")]
         assert heard[0][2] >= 0

@@ -195,6 +195,20 @@ async def test_a_final_dot_that_may_not_leave_defers_and_leaves_nothing_behind(t
     assert (seen, files(tmp_path), files(tmp_path, "tmp"), dot.has_left) == ([[]], [], [], False)
 
 
+async def test_each_of_several_recipients_has_a_message_and_an_outcome_of_his_own(tmp_path: Path) -> None:
+    backend = make(tmp_path)
+    users = [parse_mailbox(f"{name}@example.org") for name in ("alice", "nobody", "bob")]
+    for user in (users[0], users[2]):
+        await make(tmp_path, create=True).create_mailbox(user)
+    envelope = Envelope("m", SENDER, tuple(Recipient(user, user) for user in users))
+    outcomes = await backend.deliver(envelope, BODY, FinalDot())
+    assert [o.reply.code for o in outcomes] == [250, 550, 250]
+    assert [file.read_bytes().split(b"\r\n")[1] for file in files(tmp_path)] == [
+        b"Delivered-To: alice@example.org",
+        b"Delivered-To: bob@example.org",
+    ]
+
+
 async def test_a_delivery_cancelled_after_its_final_dot_left_is_finished(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     left, goes_on, done = asyncio.Event(), threading.Event(), asyncio.Event()

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from mailflow.mail.address_map import parse_aliases, parse_user_map
 from mailflow.mail.envelope import Envelope, Recipient
 from mailflow.mail.handoff import DeliveryStatus, FinalDot, Handoff, Outcome, RecipientStatus, Verification
 from mailflow.mail.reply import Reply
+from mailflow.observe.nursery import Nursery
 
 UNKNOWN = Verification(RecipientStatus.REFUSED, reply=Reply(550, "5.1.1", "No such user here"), is_unknown_user=True)
 FULL = Verification(RecipientStatus.REFUSED, reply=Reply(452, "4.2.2", "Mailbox full"))
@@ -26,6 +28,7 @@ class Mailboxes:
         self.answers = answers
         self.delivered: list[tuple[Envelope, Sequence[bytes]]] = []
         self.is_open = False
+        self.is_broken = False
 
     async def open(self) -> None:
         self.is_open = True
@@ -38,8 +41,12 @@ class Mailboxes:
         return self.answers.get(str(address), UNKNOWN) or good
 
     async def deliver(self, envelope: Envelope, body: Sequence[bytes], dot: FinalDot) -> list[Outcome]:
+        if self.is_broken:
+            raise RuntimeError("a fault of ours")
         self.delivered.append((envelope, body))
-        return [Outcome(DeliveryStatus.DELIVERED, Reply(250, "2.0.0", "Ok"), self.name)]
+        dot.leave()
+        taken = Outcome(DeliveryStatus.DELIVERED, Reply(250, "2.0.0", "Ok"), self.name)
+        return [replace(taken, detail=str(recipient.deliver_to)) for recipient in envelope.recipients]
 
 
 def make_router(answers: dict[str, Verification | None] | None = None) -> Router:
@@ -279,3 +286,137 @@ async def test_postmaster_follows_his_alias_and_is_taken_before_any_catch_all_ad
 async def test_abuse_is_taken_even_where_its_alias_leads_in_a_circle() -> None:
     verification = await ask(make_mapped_router(), "abuse@other.example")
     assert verification.status is RecipientStatus.GOOD
+
+
+# Several recipients of one message, and mail of our own.
+
+
+def to_all(*recipients: Recipient | str, is_quarantined: bool = False) -> Envelope:
+    parsed = [r if isinstance(r, Recipient) else Recipient(parse_mailbox(r), parse_mailbox(r)) for r in recipients]
+    return Envelope("1", None, tuple(parsed), is_quarantined=is_quarantined)
+
+
+async def test_recipients_of_several_backends_have_one_outcome_each_in_their_order() -> None:
+    router = make_router()
+    users = ["a@example.org", "b@a.example.org", "c@gone.example", "d@lists.example.org", "e@example.org"]
+    outcomes = await router.deliver(to_all(*users), [b"x\r\n"])
+    assert [(o.backend, o.detail.partition("@")[0]) for o in outcomes] == [
+        ("exact", "a"),
+        ("any", "b"),
+        ("", "no route leads there any more"),
+        ("deep", "d"),
+        ("exact", "e"),
+    ]
+    assert [o.status for o in outcomes if o.backend] == [DeliveryStatus.DELIVERED] * 4
+    assert outcomes[2].status is DeliveryStatus.DEFERRED
+
+
+async def test_recipients_of_one_backend_come_to_it_together() -> None:
+    router = make_router()
+    await router.deliver(to_all("a@example.org", "b@bücher.example", "c@example.org"), [b"x\r\n"])
+    backend = router._backends["exact"]
+    assert isinstance(backend, Mailboxes)
+    ((envelope, _),) = backend.delivered
+    assert [r.address.local for r in envelope.recipients] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("has_left", "expected"), [(True, DeliveryStatus.IN_DOUBT), (False, DeliveryStatus.DEFERRED)])
+async def test_a_crash_of_ours_in_one_backend_is_nothing_to_the_others(
+    has_left: bool, expected: DeliveryStatus
+) -> None:
+    faults: list[None] = []
+    backends = {name: Mailboxes(name, {}) for name in ("good", "broken")}
+    backends["broken"].is_broken = True
+    router = Router(
+        [Route(["good.example"], "good"), Route(["broken.example"], "broken")],
+        backends,
+        postmaster=POSTMASTER,
+        nursery=Nursery(on_failure=lambda: faults.append(None)),
+    )
+    users = ["a@broken.example", "b@good.example"] if has_left else ["a@broken.example", "b@gone.example"]
+    broken, other = await router.deliver(to_all(*users), [b"x\r\n"])
+    assert (broken.status, str(broken.reply)[:9]) == (expected, "451 4.3.0")
+    assert other.status is (DeliveryStatus.DELIVERED if has_left else DeliveryStatus.DEFERRED)
+    assert len(faults) == 1
+
+
+async def test_a_relayed_recipient_and_one_of_ours_go_their_own_ways() -> None:
+    there = parse_mailbox("a@elsewhere.example")
+    outcomes = await relay_router().deliver(
+        to_all(Recipient(there, there, is_relayed=True), "b@example.org", "c@elsewhere.example"), [b"x\r\n"]
+    )
+    assert [o.backend for o in outcomes] == ["out", "ours", ""]
+
+
+async def test_quarantined_mail_is_diverted_for_each_recipient_where_his_backend_wants_it() -> None:
+    backends = {name: Mailboxes(name, {}) for name in ("plain", "junk")}
+    router = Router(
+        [Route(["plain.example"], "plain"), Route(["junk.example"], "junk"), Route(["*"], "junk")],
+        backends,
+        postmaster=POSTMASTER,
+        quarantine={"junk": "+Junk"},
+    )
+    there = parse_mailbox("a@elsewhere.example")
+    recipients: list[Recipient | str] = [
+        "b@plain.example",
+        "c@junk.example",
+        Recipient(there, there, is_relayed=True),
+        "d+x@junk.example",
+    ]
+    outcomes = await router.deliver(to_all(*recipients, is_quarantined=True), [b"x\r\n"])
+    assert [o.detail for o in outcomes] == [
+        "b@plain.example",
+        "c+Junk@junk.example",
+        "a@elsewhere.example",
+        "d+Junk@junk.example",
+    ]
+    for backend in backends.values():
+        assert [b"".join(body) for _, body in backend.delivered] == [b"X-Spam-Flag: YES\r\nx\r\n"]
+
+
+async def test_the_final_dot_of_every_backend_is_told() -> None:
+    dot = FinalDot()
+    await make_router().deliver(to_all("a@example.org", "b@a.example.org"), [b"x\r\n"], dot)
+    assert dot.has_left
+
+
+def test_the_hand_off_may_take_as_long_as_the_slowest_of_its_backends() -> None:
+    router = make_router()
+    router._backends["deep"].handoff_deadline_s = 45.0
+    assert router.handoff_deadline_s(to_all("a@example.org")) == 20.0
+    assert router.handoff_deadline_s(to_all("a@example.org", "b@lists.example.org", "c@gone.example")) == 45.0
+    assert router.handoff_deadline_s(to_all("c@gone.example")) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("address", "final", "backend"),
+    [
+        ("info@example.org", "alice@example.org", "home"),
+        ("carol@example.org", "carol@example.org", "new"),
+        ("nobody@example.org", "nobody@example.org", "home"),
+        ("round@example.org", "round@example.org", "home"),
+    ],
+)
+def test_mail_of_our_own_finds_its_way_as_other_mail_does(address: str, final: str, backend: str) -> None:
+    expected = Recipient(parse_mailbox(address), parse_mailbox(final), destination=backend)
+    assert make_mapped_router().find_recipient(parse_mailbox(address)) == expected
+
+
+def test_mail_of_our_own_to_other_domains_takes_the_route_of_all_domains_or_none() -> None:
+    there = parse_mailbox("a@elsewhere.example")
+    assert relay_router().find_recipient(there) == Recipient(there, there, is_relayed=True, destination="out")
+    assert make_router().find_recipient(there) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "is_final"),
+    [
+        (DeliveryStatus.DELIVERED, 250, True),
+        (DeliveryStatus.REFUSED, 550, True),
+        (DeliveryStatus.REFUSED, 452, False),
+        (DeliveryStatus.DEFERRED, 451, False),
+        (DeliveryStatus.IN_DOUBT, 451, False),
+    ],
+)
+def test_only_a_delivery_and_a_5xx_end_it(status: DeliveryStatus, code: int, is_final: bool) -> None:
+    assert Outcome(status, Reply(code, "", "x"), "m").is_final is is_final
