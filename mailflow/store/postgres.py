@@ -18,6 +18,7 @@ import asyncio
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mailflow.mail.envelope import Envelope
 from mailflow.observe.nursery import Nursery
@@ -71,6 +72,7 @@ PROBE_S = 2.0
 TIDY_S = 300.0
 MAX_CONNECTIONS = 8
 MAX_READS = 2  # of those, for bodies and operators
+LOOK_FURTHER_S = 0.1
 DEFERRED_SHARE = 8  # one claim in so many is for deferred mail, whatever new mail there is
 
 
@@ -190,12 +192,10 @@ class PostgresStore:
             if not rows[0]["is_alive"]:
                 raise ClaimLost(f"epoch {epoch.number} is over")
             self._starts = [cut or "" for cut in rows[0]["cut_at"]]
-            self._last_turns = [
-                last if last is not None else old
-                for last, old in zip(rows[0]["last_turns"], self._last_turns, strict=True)
-            ]
+            turns = zip(rows[0]["last_turns"], self._last_turns, strict=True)
+            self._last_turns = [before if now is None else now for now, before in turns]
             entries = [read_entry(row) for row in rows if row["id"] is not None]
-            # Those that died with their worker gave up their places here: they are suspects now.
+            # What died with its worker took places here and was not given out: those are suspects now.
             if entries or not rows[0]["crashed"]:
                 break
         corrupt = [entry for entry in entries if isinstance(entry, Corrupt)]
@@ -203,8 +203,7 @@ class PostgresStore:
             await self._set_aside(entry)
         claims = [Claim(entry, epoch) for entry in entries if isinstance(entry, Entry)]
         self._owned.setdefault(epoch.number, set()).update(claim.id for claim in claims)
-        next_due_s = 0.0 if rows[0]["crashed"] and takes_suspect else rows[0]["next_due_s"]
-        return Batch(claims, corrupt, next_due_s)
+        return Batch(claims, corrupt, self._next_due_s(rows[0], takes_suspect=takes_suspect))
 
     async def begin(self, claim: Claim) -> None:
         """MessageStore.begin."""
@@ -273,6 +272,14 @@ class PostgresStore:
     def on_due(self, callback: Callable[[], None]) -> None:
         """MessageStore.on_due."""
         self._wake.callbacks.append(callback)
+
+    def _next_due_s(self, row: Any, *, takes_suspect: bool) -> float | None:
+        if (row["id"] is not None and any(self._starts)) or (row["crashed"] and takes_suspect):
+            return 0.0
+        if any(self._starts):  # not all destinations were looked at
+            return min(row["next_due_s"] or LOOK_FURTHER_S, LOOK_FURTHER_S)
+        next_due_s: float | None = row["next_due_s"]
+        return next_due_s
 
     async def _step(self, step: _Step) -> None:
         if not await self._steps.ask(step, deadline=_in(ANSWER_S)):

@@ -34,6 +34,8 @@ SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
     "jit": "off",
 }
 _MAKE_SETTINGS = (
@@ -216,9 +218,7 @@ def _translate(exc: Exception) -> StoreUnavailable:
             return StoreUnavailable(f"PostgreSQL: {exc}")
         case "08" | "57" | "":  # a shutdown can hit a commit that is done and waits for a standby
             return OutcomeUnknown(f"PostgreSQL: {exc}")
-        case (
-            "53" | "58" | "25" | "55"
-        ):  # no resources, an I/O error, read-only since a failover, a lock not had in time
-            return StoreUnavailable(f"PostgreSQL: {exc}", is_full=code == "53100")
-        case _:
+        case "22" | "23" | "40" | "54":  # data, constraints, a deadlock, limits: it lies in which rows came together
             return Refused(f"PostgreSQL: {exc}")
+        case _:  # no resources, an I/O error, read-only since a failover, a lock not had in time, no right to the table
+            return StoreUnavailable(f"PostgreSQL: {exc}", is_full=code == "53100")

@@ -3,7 +3,7 @@
 Rows come in as arrays, so that one statement serves any number of callers. The clock is clock_timestamp() throughout.
 """
 
-MAX_WAYS = 1000  # destinations a claim looks at in one lane; with more of them the next claim goes on from there
+MAX_WAYS = 200  # destinations a claim looks at in one lane; with more of them the next claim goes on from there
 
 # Ids, records and bodies of messages to be stored: the first eleven parameters of whoever stores.
 _MESSAGES = """
@@ -71,13 +71,24 @@ SET owner = NULL, next_try = clock_timestamp(), is_begun = false, is_in_doubt = 
 WHERE id = ANY ($2) AND owner = $1
 """
 
+# What waits for one destination, oldest first. Compared and sorted as a row, which only entry_turn can serve: given
+# the choice, the planner walks entry_next through all that is due for others.
+_WAITING = """
+        FROM mailflow.entry e
+        WHERE (e.lane, e.destination, e.next_try) >= (w.lane, w.destination, '-infinity'::timestamptz)
+            AND (e.lane, e.destination, e.next_try) <= (w.lane, w.destination, clock.now)
+            AND e.next_try IS NOT NULL AND (e.owner IS NULL OR e.owner <> ALL (living.epochs))
+        ORDER BY e.lane, e.destination, e.next_try
+"""
+
 # $1 epoch, $2 lease in seconds, $3 limit, $4 full destinations, $5 takes a suspect, $6 where to start in each lane,
 # $7 which destination had the last turn in each lane, $8 the share of deferred mail, $9 crashes that are too many.
 #
 # An epoch that is over is buried before its mail is taken: its heartbeat and this DELETE meet at the row's lock, so it
 # either lives on and keeps its mail, or hears that it is over. `way` steps from one destination to the next by the
 # index (a loose index scan), `due` looks how much waits on each, `taken` shares the limit out in turns, and only
-# `chosen` locks: what another claim has locked is passed over, never waited for.
+# `chosen` locks: what another claim has locked is passed over, never waited for. One whose attempt began and whose
+# worker died is not claimed here: it becomes a suspect, and nobody's (owner NULL).
 CLAIM = f"""
 WITH RECURSIVE
 clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
@@ -114,23 +125,15 @@ way (lane, destination, step) AS (
 open_way AS MATERIALIZED (
     SELECT w.lane, w.destination,
         least($3::bigint, ceil(4.0 * $3 / count(*) OVER (PARTITION BY w.lane))::bigint) AS bound
-    FROM way w, clock, living
-    WHERE w.destination <> ALL ($4::text[]) AND EXISTS (
-        SELECT FROM mailflow.entry e
-        WHERE e.lane = w.lane AND e.destination = w.destination AND e.next_try <= clock.now
-            AND (e.owner IS NULL OR e.owner <> ALL (living.epochs))
-    )
+    FROM way w CROSS JOIN clock CROSS JOIN living
+    CROSS JOIN LATERAL (SELECT e.id {_WAITING} LIMIT 1) AS first
+    WHERE w.destination <> ALL ($4::text[])
 ),
 due AS MATERIALIZED (
-    SELECT o.lane, o.destination, o.bound, waiting.place
-    FROM open_way o, clock, living
+    SELECT w.lane, w.destination, w.bound, waiting.place
+    FROM open_way w CROSS JOIN clock CROSS JOIN living
     CROSS JOIN LATERAL (
-        SELECT row_number() OVER () AS place FROM (
-            SELECT FROM mailflow.entry e
-            WHERE e.lane = o.lane AND e.destination = o.destination AND e.next_try <= clock.now
-                AND (e.owner IS NULL OR e.owner <> ALL (living.epochs))
-            LIMIT o.bound + 1
-        ) AS few
+        SELECT row_number() OVER () AS place FROM (SELECT e.id {_WAITING} LIMIT w.bound + 1) AS few
     ) AS waiting
 ),
 ranked AS MATERIALIZED (
@@ -146,42 +149,37 @@ supply AS MATERIALIZED (
     FROM ranked
 ),
 quota AS MATERIALIZED (
-    SELECT suspect, least(deferred, greatest($3 - suspect - new, least($8, $3 - suspect))) AS deferred, new FROM supply
+    SELECT suspect, least(deferred, greatest($3 - suspect - new, least($8, $3 - suspect))) AS deferred FROM supply
 ),
 taken AS MATERIALIZED (
     SELECT r.lane, r.destination, r.rank
-    FROM ranked r, quota q, me
+    FROM ranked r CROSS JOIN quota q CROSS JOIN me
     WHERE me.is_alive AND r.rank <= CASE r.lane
         WHEN 0 THEN $3 - q.suspect - q.deferred WHEN 1 THEN q.deferred ELSE q.suspect END
 ),
 chosen AS MATERIALIZED (
-    SELECT c.id, c.is_crashed
-    FROM (SELECT lane, destination, count(*) AS number FROM taken GROUP BY lane, destination) AS t, clock, living
-    CROSS JOIN LATERAL (
-        SELECT e.id, e.is_begun AND e.owner IS NOT NULL AS is_crashed FROM mailflow.entry e
-        WHERE e.lane = t.lane AND e.destination = t.destination AND e.next_try <= clock.now
-            AND (e.owner IS NULL OR e.owner <> ALL (living.epochs))
-        ORDER BY e.next_try LIMIT t.number FOR UPDATE SKIP LOCKED
-    ) AS c
+    SELECT c.id
+    FROM (SELECT lane, destination, count(*) AS number FROM taken GROUP BY lane, destination) AS w
+    CROSS JOIN clock CROSS JOIN living
+    CROSS JOIN LATERAL (SELECT e.id {_WAITING} LIMIT w.number FOR UPDATE SKIP LOCKED) AS c
 ),
 claimed AS (
     UPDATE mailflow.entry e SET
-        owner = CASE WHEN NOT is_crashed THEN $1::bigint END,
+        owner = CASE WHEN NOT e.is_begun THEN $1::bigint END,
         next_try = CASE
-            WHEN NOT is_crashed THEN clock.now + make_interval(secs => $2)
-            WHEN e.crashes + 1 < $9 THEN clock.now
+            WHEN NOT e.is_begun THEN clock_timestamp() + make_interval(secs => $2)
+            WHEN e.crashes + 1 < $9 THEN clock_timestamp()
         END,
-        state = CASE WHEN is_crashed AND e.crashes + 1 >= $9 THEN 'set_aside' ELSE e.state END,
-        lane = CASE WHEN is_crashed THEN 2 ELSE e.lane END,
-        crashes = e.crashes + is_crashed::integer,
+        state = CASE WHEN e.is_begun AND e.crashes + 1 >= $9 THEN 'set_aside' ELSE e.state END,
+        lane = CASE WHEN e.is_begun THEN 2 ELSE e.lane END,
+        crashes = e.crashes + e.is_begun::integer,
         is_begun = false,
         is_in_doubt = false
-    FROM chosen c, clock
-    WHERE e.id = c.id
-    RETURNING e.*, is_crashed
+    WHERE e.id = ANY (ARRAY (SELECT id FROM chosen))
+    RETURNING e.*
 )
 SELECT me.is_alive,
-    (SELECT count(*) FROM claimed WHERE is_crashed) AS crashed,
+    (SELECT count(*) FROM claimed WHERE owner IS NULL) AS crashed,
     (SELECT array_agg((SELECT destination FROM taken t WHERE t.lane = l ORDER BY rank DESC LIMIT 1) ORDER BY l)
         FROM generate_series(0, 2) AS l) AS last_turns,
     (SELECT array_agg((SELECT destination FROM way w WHERE w.lane = l AND step = {MAX_WAYS}) ORDER BY l)
@@ -197,7 +195,7 @@ SELECT me.is_alive,
     extract(epoch FROM clock.now - c.arrived_at)::float8 AS age_s,
     extract(epoch FROM c.next_try - clock.now)::float8 AS next_try_s,
     'active' AS state
-FROM clock, living, me LEFT JOIN claimed c ON NOT c.is_crashed
+FROM clock CROSS JOIN living CROSS JOIN me LEFT JOIN claimed c ON c.owner IS NOT NULL
 """
 
 # Steps of deliveries: $12 id, $13 epoch, $14 step, $15 recipients, $16 destination, $17 retry in seconds, $18 error,
