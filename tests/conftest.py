@@ -8,10 +8,11 @@ import collections
 import gc
 import os
 import pathlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 
+from tests.postgres_server import PostgresServer
 from tests.servers import is_ci, missing_packages
 
 TESTS = pathlib.Path(__file__).parent
@@ -32,6 +33,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(TESTS / "integration"):
             item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Serves until the run ends; a test has a database of its own, and brings back the server it stopped or froze."""
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.hookimpl(wrapper=True)

@@ -23,12 +23,14 @@ PACKAGES = {
     "lmtp": "dovecot-lmtpd",
     "Net/SSLeay.pm": "libnet-ssleay-perl",  # STARTTLS in swaks
     "postfix": "postfix",
+    "postgres": "postgresql",
     "redis-server": "redis-server",
     "swaks": "swaks",
     "unbound": "unbound",
 }
-# Debian keeps daemons where an ordinary user's PATH does not reach
-DAEMON_FOLDERS = ("/usr/sbin", "/usr/lib/dovecot", "/usr/lib/postfix/sbin")
+# Debian keeps daemons where an ordinary user's PATH does not reach; of several PostgreSQL the newest is taken
+POSTGRES_FOLDERS = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+DAEMON_FOLDERS = ("/usr/sbin", "/usr/lib/dovecot", "/usr/lib/postfix/sbin", *POSTGRES_FOLDERS)
 PERL_FOLDERS = ("usr/lib/*/perl5/*", "usr/share/perl5")
 
 
