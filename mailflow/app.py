@@ -25,7 +25,7 @@ from mailflow.dns import Resolver, StubResolver
 from mailflow.mail.address import Address, parse_mailbox
 from mailflow.mail.address_book import AddressBook, AddressRules
 from mailflow.mail.domain_table import DomainTable
-from mailflow.mail.handoff import Handoff
+from mailflow.mail.handoff import Handoff, Outcome
 from mailflow.observe.cpu_strain import CpuStrainReader
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
@@ -42,7 +42,8 @@ from mailflow.smtp.connection import SmtpService
 from mailflow.smtp.lmtp_connect import parse_server
 from mailflow.smtp.tls import PemPair, ServerTls
 from mailflow.smtp.transaction import SmtpOptions
-from mailflow.store import MessageStore, Statistics
+from mailflow.store.postgres import PostgresStore
+from mailflow.store import Entry, MessageStore, Settlement, Statistics
 
 ACCEPT_BACKLOG = 1024
 DELIVERIES_AT_ONCE = 10  # of stored messages to a destination that does not say what it takes
@@ -279,6 +280,10 @@ class Worker:
             on_count=note if slot == 0 or not is_shared else None,
         )
 
+    def _judge(self, entry: Entry, body: Sequence[bytes], outcomes: Sequence[Outcome]) -> Settlement:
+        owed = [r for r, o in zip(entry.envelope.recipients, outcomes, strict=True) if not o.is_final]
+        return Settlement(owed=owed, retry_s=self._plan.settings.store.first_retry_s, last_error=outcomes[0].detail)
+
     def _find_room(self, destination: str) -> int:
         """Give how many stored messages at once a destination takes: half of what a backend takes is for new mail."""
         table, _ = self._plan.backends.get(destination, (None, None))
@@ -366,6 +371,14 @@ class Plan:
     inbound: Inbound
     options: SmtpOptions
     tls: ServerTls | None
+
+
+def make_store(settings: config.Settings, *, slot: int, workers: int) -> MessageStore | None:
+    """Make the store that the settings ask for, as worker `slot` of `workers` has it; None where they ask for none."""
+    match settings.store.url:
+        case config.PostgresServer(url):
+            return PostgresStore(url, lease_s=settings.store.lease_s)
+    return None
 
 
 def mail_policy(settings: config.Settings) -> Policy:

@@ -286,15 +286,15 @@ def _without_forged(message: SignedMessage, authserv_id: str, *, removes_receive
 
 
 def _answer(outcomes: list[Outcome], message_id: str) -> Reply:
-    """Say what the mailbox said; a hand-off takes one recipient, so there is no mixed result."""
-    (outcome,) = outcomes
-    if outcome.status is DeliveryStatus.DELIVERED:
+    """Say what the mailbox said, or that all is stored: what several mailboxes say is never mixed in one reply."""
+    outcome = outcomes[0]
+    if outcome.status in (DeliveryStatus.DELIVERED, DeliveryStatus.STORED):
         return Reply(250, "2.0.0", f"Ok {message_id}")
     return outcome.reply
 
 
 def _describe(outcomes: list[Outcome]) -> dict[str, object]:
-    (outcome,) = outcomes
+    outcome = outcomes[0]
     return {"outcome": outcome.status.value, "backend": outcome.backend, "detail": outcome.detail}
 
 
