@@ -59,6 +59,7 @@ class Inbound:
     """The handler of the MX listener. `may_relay(ip)` tells who may send to any domain, `now` Unix time in seconds.
 
     `authserv_id` is our name in Authentication-Results; `writes_received_spf` asks for a Received-SPF field as well.
+    `find_refusal` tells what to say to a message that nobody could keep now, None where it is welcome.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Inbound:
         max_header_bytes: int,
         writes_received_spf: bool = False,
         may_relay: Callable[[str], bool] = lambda ip: False,
+        find_refusal: Callable[[], Reply | None] = lambda: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._hostname = hostname
@@ -88,6 +90,7 @@ class Inbound:
         self._nursery = nursery
         self._max_header_bytes = max_header_bytes
         self._may_relay = may_relay
+        self._find_refusal = find_refusal
         self._now = now
 
     async def handle_CONNECT(self, server: SmtpSession, session: Client, envelope: Transaction) -> None:
@@ -134,6 +137,10 @@ class Inbound:
             return None
         session.unknown_users += verification.is_unknown_user
         return verification.reply
+
+    async def handle_READY(self, server: SmtpSession, session: Client, envelope: Transaction) -> Reply | None:
+        """Refuse a message before its content comes, where it would have no place."""
+        return self._find_refusal()
 
     async def handle_DATA(self, server: SmtpSession, session: Client, envelope: Transaction) -> Reply:
         """Take a whole message: refuse loops, authenticate, decide, mark it with what was found, hand it on, answer."""

@@ -2,7 +2,8 @@
 
 What a command may say and when, what it answers, and the way of a message's content into the handler's
 DATA hook. That hook, the hand-off, runs as a task of its own: neither the client's going nor a timer nor
-a drain cancels it.
+a drain cancels it. A hook of ours, READY, is asked before any content is: its 4xx or 5xx refuses DATA, or
+the first chunk of BDAT.
 """
 
 import asyncio
@@ -108,7 +109,7 @@ class SmtpSession(SmtpConnection):
     async def smtp_RCPT(self, argument: str) -> Reply:
         """RCPT TO (s4.1.1.3), with NOTIFY and ORCPT where there is DSN."""
         mail = self._need_mail()
-        if self.envelope.chunks:
+        if self.envelope.chunks or self.envelope.has_failed:
             raise ProtocolError(Reply(503, "5.5.1", "BDAT has begun, RCPT cannot follow"))
         rcpt = parse_rcpt(
             argument,
@@ -131,9 +132,11 @@ class SmtpSession(SmtpConnection):
         """DATA (s4.1.1.4): 354, the content to its final dot, the hand-off, the reply."""
         refuse_argument("DATA", argument)
         self._need_recipients()
-        if self.envelope.chunks:
+        if self.envelope.chunks or self.envelope.has_failed:
             raise ProtocolError(Reply(503, "5.5.1", "BDAT has begun, DATA cannot follow"))
         self._need_room()
+        if refusal := await self._run_hook("READY"):
+            return refusal
         self.stream.push(SEND_CONTENT.encode())
         await self._flush()
         content = self._new_content()
@@ -145,11 +148,19 @@ class SmtpSession(SmtpConnection):
         bdat = parse_bdat(argument)
         if bdat.size_bytes > SWALLOW_FACTOR * self.options.max_message_bytes:
             raise ProtocolError(CONTENT_REPLIES[ContentFault.TOO_LARGE], closes=True)
+        if self.stream.buffered_octets < bdat.size_bytes:
+            await self._flush()  # RFC 2920 s3.2: no reply waits for input that has not come
         envelope = self.envelope
         if not envelope.rcpt_tos or envelope.has_failed:
             await self._swallow_chunk(bdat.size_bytes)
             self._need_recipients()
             raise ProtocolError(Reply(503, "5.5.1", "The transaction has failed, send RSET"))
+        if envelope.chunks is None and (refusal := await self._run_hook("READY")):
+            await self._swallow_chunk(bdat.size_bytes)
+            envelope.has_failed = True
+            if bdat.is_last:
+                self._set_post_data_state()
+            return refusal
         if envelope.chunks is None:
             envelope.chunks_began_at = self.loop.time()
             content = self._new_content()
@@ -158,8 +169,6 @@ class SmtpSession(SmtpConnection):
             content = envelope.chunks.content
             reader = ChunkReader(content, bdat.size_bytes, is_last=bdat.is_last, held=envelope.chunks.held)
         envelope.chunks = reader
-        if self.stream.buffered_octets < bdat.size_bytes:
-            await self._flush()  # RFC 2920 s3.2: no reply waits for input that has not come
         await self._read_content(content, reader)
         self._require_rate(bdat.size_bytes)
         if bdat.is_last:
@@ -285,13 +294,17 @@ class SmtpSession(SmtpConnection):
             self._set_post_data_state()
 
     async def _run_data_hook(self) -> Reply:
+        return await self._run_hook("DATA") or OK
+
+    async def _run_hook(self, name: str) -> Reply | None:
+        """Call a hook whose exceptions are answers too, as something is left to be done whatever it says."""
         try:
-            return await self._hook("DATA") or OK
+            return await self._hook(name)
         except ProtocolError as error:
             self._is_closing = self._is_closing or error.closes
             return error.reply
         except Exception:
-            self._report_fault("DATA")
+            self._report_fault(name)
             return LOCAL_ERROR
 
 

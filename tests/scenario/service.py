@@ -18,6 +18,7 @@ from typing import Any
 from mailflow.app import Worker
 from mailflow.config import load_settings
 from mailflow.dns import Answer, RdType, Record, Resolver
+from mailflow.mail.reply import Reply
 from mailflow.observe.metrics import Metrics
 from mailflow.testing import ZoneResolver
 from tests.scenario.client import SmtpClient
@@ -125,6 +126,7 @@ async def serve(
     resolver: Resolver | None = None,
     certificate: Certificate | None = None,
     has_dsn: bool = False,
+    refusal: str = "",
     expects_faults: bool = False,
 ) -> AsyncGenerator[RunningService]:
     """Run a worker in `folder`; `config` is TOML without `hostname`, `roles`, `[tls]`, `[[backend]]`, `[[route]]`."""
@@ -140,6 +142,9 @@ async def serve(
     if has_dsn:
         mx = worker._mx
         mx.reconfigure(handler=mx.handler, options=replace(mx.options, has_dsn=True), tls=mx.tls)
+    if refusal:
+        code, enhanced, text = refusal.split(maxsplit=2)
+        worker._plan.inbound._find_refusal = lambda: Reply(int(code), enhanced, text)
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     service = RunningService(worker, metrics, sock.getsockname()[1], mail)

@@ -31,6 +31,7 @@ async def test_dialogue(scenario: Scenario, mode: str, tmp_path: Path, certifica
         mailboxes=setup.get("mailboxes", MAILBOXES),
         resolver=BrokenResolver({}) if is_dns_broken else ZoneResolver(scenario.zone),
         has_dsn=setup.get("has_dsn", False),
+        refusal=setup.get("refusal", ""),
         certificate=certificate if mode == "tls" or setup.get("certificate") else None,
         expects_faults=is_dns_broken,
     ) as service:

@@ -456,3 +456,76 @@ async def test_drain_does_not_wait_for_a_client_that_does_not_read() -> None:
     session.pause_writing()
     service.drain()
     assert await service.nursery.wait_empty(1.0)
+
+
+# Refused before the content.
+
+
+class Doorkeeper:
+    """A handler whose READY hook does what the test says, and which keeps what it took."""
+
+    def __init__(self, *answers: Reply | Exception | None) -> None:
+        self.answers = list(answers)
+        self.taken: list[bytes | None] = []
+
+    async def handle_READY(self, server: SmtpSession, session: Client, envelope: Transaction) -> Reply | None:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def handle_DATA(self, server: SmtpSession, session: Client, envelope: Transaction) -> Reply | None:
+        self.taken.append(envelope.original_content)
+        return None
+
+
+NO_ROOM = Reply(452, "4.3.1", "No room")
+
+
+async def test_a_transaction_refused_before_its_content_can_try_data_again() -> None:
+    keeper = Doorkeeper(NO_ROOM, ProtocolError(NO_ROOM), None)
+    client = await greet(make_service(keeper))
+    client.send(ENVELOPE + b"DATA\r\nDATA\r\nDATA\r\n")
+    assert (await client.replies(5))[2:] == ["452 4.3.1 No room"] * 2 + ["354 End data with <CR><LF>.<CR><LF>"]
+    client.send(b"hello\r\n.\r\n")
+    assert await client.reply() == "250 2.0.0 Ok"
+    assert keeper.taken == [b"hello\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reply"),
+    [
+        (NO_ROOM, "452 4.3.1 No room"),
+        (ProtocolError(NO_ROOM), "452 4.3.1 No room"),
+        (RuntimeError("a fault of ours"), LOCAL_ERROR),
+    ],
+)
+async def test_a_refused_chunk_is_swallowed_whatever_refused_it(answer: Reply | Exception, reply: str) -> None:
+    faults = Faults()
+    keeper = Doorkeeper(answer, None)
+    client = await greet(make_service(keeper, faults))
+    client.send(ENVELOPE + b"BDAT 6 LAST\r\nQUIT\r\n" + ENVELOPE + b"BDAT 3\r\na\r\nBDAT 3 LAST\r\nb\r\n")
+    assert (await client.replies(7))[2:] == [
+        reply,
+        "250 2.1.0 Sender ok",
+        "250 2.1.5 Recipient ok",
+        "250 2.0.0 3 octets received",
+        "250 2.0.0 Ok",
+    ]
+    assert (keeper.taken, keeper.answers) == ([b"a\r\nb\r\n"], []), "asked at the first chunk alone"
+    assert faults.count == (reply == LOCAL_ERROR)
+
+
+async def test_a_refusal_that_closes_ends_the_session() -> None:
+    client = await greet(make_service(Doorkeeper(ProtocolError(Reply(421, "4.3.2", "Going"), closes=True))))
+    client.send(ENVELOPE + b"DATA\r\n")
+    assert (await client.replies(3))[2] == "421 4.3.2 Going"
+    assert await client.rest() == b""
+
+
+async def test_replies_before_a_refused_chunk_do_not_wait_for_its_octets() -> None:
+    client = await greet(make_service(Doorkeeper(NO_ROOM)))
+    client.send(ENVELOPE + b"BDAT 6 LAST\r\n")
+    assert await client.replies(2) == ["250 2.1.0 Sender ok", "250 2.1.5 Recipient ok"]
+    client.send(b"QUIT\r\n")
+    assert await client.reply() == "452 4.3.1 No room"
