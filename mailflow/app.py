@@ -42,8 +42,8 @@ from mailflow.smtp.connection import SmtpService
 from mailflow.smtp.lmtp_connect import parse_server
 from mailflow.smtp.tls import PemPair, ServerTls
 from mailflow.smtp.transaction import SmtpOptions
-from mailflow.store.postgres import PostgresStore
 from mailflow.store import Entry, MessageStore, Settlement, Statistics
+from mailflow.store.postgres import PostgresStore
 
 ACCEPT_BACKLOG = 1024
 DELIVERIES_AT_ONCE = 10  # of stored messages to a destination that does not say what it takes

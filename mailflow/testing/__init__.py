@@ -5,9 +5,11 @@ here opens a socket or reads the clock.
 
     resolver = ZoneResolver({"example.com": [{"TXT": "v=spf1 -all"}, "TIMEOUT"]})
     clock = FakeClock()
+    store = MemoryStore(clock=clock)
 """
 
 from mailflow.testing.clock import FakeClock
+from mailflow.testing.memory_store import MemoryStore
 from mailflow.testing.zone import Row, Zone, ZoneResolver
 
-__all__ = ["FakeClock", "Row", "Zone", "ZoneResolver"]
+__all__ = ["FakeClock", "MemoryStore", "Row", "Zone", "ZoneResolver"]
