@@ -24,8 +24,8 @@ log = structlog.get_logger()
 class Depot:
     """The store of one worker and who works on it.
 
-    `find_router()` and `find_room(destination)` go by the configuration that holds now. `on_count` hears what is stored,
-    now and then; None where another worker counts the same store.
+    `find_router()` and `find_room(destination)` go by the configuration that holds now. `on_count` hears what is
+    stored, now and then; None where another worker counts the same store.
     """
 
     def __init__(

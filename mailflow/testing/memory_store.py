@@ -6,7 +6,7 @@ that they can be damaged; the clock is what it is given, in seconds.
 
 import asyncio
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from mailflow.mail.envelope import Envelope
@@ -37,6 +37,7 @@ from mailflow.store.record import (
 )
 
 PIECE_BYTES = 262_144
+DEFERRED_SHARE = 8  # one in so many is deferred mail, whatever new mail there is
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class MemoryStore:
         self._fault: Unhealthy | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._last_turn = ""
+        self._deferred_credit = 0
 
     def break_down(self, fault: Unhealthy) -> None:
         """Fail from now on."""
@@ -299,7 +301,9 @@ class MemoryStore:
         suspects = [stored for stored in open_ways if stored.crashes][: int(takes_suspect)]
         new = [stored for stored in open_ways if not stored.crashes and not stored.attempts]
         deferred = [stored for stored in open_ways if not stored.crashes and stored.attempts]
-        for stored in (*suspects, *self._in_turns(new), *self._in_turns(deferred)):
+        share, self._deferred_credit = divmod(self._deferred_credit + limit, DEFERRED_SHARE)
+        waited = self._in_turns(deferred)
+        for stored in (*suspects, *waited[:share], *self._in_turns(new), *waited[share:]):
             if len(taken) == limit:
                 break
             entry = self._read(stored)
@@ -310,7 +314,7 @@ class MemoryStore:
                 self._last_turn = stored.destination
         return taken, corrupt
 
-    def _in_turns(self, entries: Sequence[Stored]) -> Iterable[Stored]:
+    def _in_turns(self, entries: Sequence[Stored]) -> list[Stored]:
         """One of each destination, then another of each."""
         places: dict[str, int] = {}
         ranked = []
@@ -369,8 +373,3 @@ class MemoryStore:
         if stored.owner and self._is_alive(stored.owner):
             return State.IN_DOUBT if stored.is_in_doubt else State.ACTIVE
         return State.DEFERRED if stored.attempts else State.NEW
-
-
-def damage(stored: Stored) -> None:
-    """Flip a bit of an entry's record."""
-    stored.recipients = bytes([stored.recipients[0] ^ 1]) + stored.recipients[1:]
