@@ -127,6 +127,6 @@ class PostgresServer:
 
 
 def _as_postgres() -> list[str]:
-    if os.geteuid() != 0:
-        return []
-    return [require_program("setpriv"), "--reuid=postgres", "--regid=postgres", "--init-groups"]
+    """Give the words that run a command as an ordinary user, and that end it with the tests, however those end."""
+    user = ["--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
+    return [require_program("setpriv"), *user, "--pdeathsig=KILL"]

@@ -5,6 +5,7 @@
     postgres_statements    the SQL of accepting and delivering
     postgres_batches       many callers, one statement
     postgres_accept        accepting, and the outcome that nobody told us
+    postgres_ownership     what our epochs own, as far as this process knows
     postgres_rows          messages as rows and back
     postgres_operator      find, list, change, count
     postgres_wake          LISTEN and NOTIFY, as hints
@@ -15,6 +16,7 @@ entry for an epoch whose heartbeat is overdue.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -24,8 +26,9 @@ from mailflow.mail.envelope import Envelope
 from mailflow.observe.nursery import Nursery
 from mailflow.store.postgres_accept import Acceptor
 from mailflow.store.postgres_batches import Batches
-from mailflow.store.postgres_connection import Connections
+from mailflow.store.postgres_connection import Connections, OutcomeUnknown
 from mailflow.store.postgres_operator import change_entries, count_entries, find_entry, list_entries
+from mailflow.store.postgres_ownership import Ownership
 from mailflow.store.postgres_rows import (
     NewMessage,
     columns,
@@ -38,6 +41,7 @@ from mailflow.store.postgres_rows import (
 from mailflow.store.postgres_schema import migrate
 from mailflow.store.postgres_statements import (
     CLAIM,
+    DISOWN,
     ENTER,
     FORGET_GIVEN_UP,
     HEARTBEAT,
@@ -109,7 +113,8 @@ class PostgresStore:
         self._steps: Batches[_Step, bool] = Batches(self._progress, nursery=self._nursery, name="progress")
         self._wake = Wake(self._connections, self._nursery)
         self._reads = asyncio.Semaphore(MAX_READS)
-        self._owned: dict[int, set[str]] = {}  # what our epochs own, so that leaving them needs no look at the queue
+        self._ownership = Ownership()
+        self._claiming = asyncio.Lock()
         self._starts = ["", "", ""]  # in each lane: where the next claim starts to look, and who had the last turn
         self._last_turns = ["", "", ""]
         self._deferred_credit = 0
@@ -153,11 +158,12 @@ class PostgresStore:
         """MessageStore.accept."""
         number = owner.number if owner else 0
         message = new_message(envelope, body, owner=number, is_in_doubt=is_in_doubt)
-        arrived_at = await self._acceptor.accept(message, deadline=deadline)
         if owner is None:
+            await self._acceptor.accept(message, deadline=deadline)
             self._wake.tell()
             return None
-        self._owned.setdefault(number, set()).add(envelope.id)
+        with self._ownership.expected(owner, [envelope.id]):
+            arrived_at = await self._acceptor.accept(message, deadline=deadline)
         state = State.IN_DOUBT if is_in_doubt else State.ACTIVE
         return Claim(Entry(envelope, message.size_bytes, arrived_at, 0.0, state, None, attempts=1), owner)
 
@@ -170,12 +176,17 @@ class PostgresStore:
         """MessageStore.heartbeat."""
         if not await self._connections.fetch(HEARTBEAT, epoch.number, self._lease_s, deadline=_in(ANSWER_S)):
             raise ClaimLost(f"epoch {epoch.number} is over")
+        if self._ownership.is_unsure(epoch):
+            async with self._claiming:  # a claim under way is known of only when it has been answered
+                known = self._ownership.known(epoch)
+                if await self._connections.fetch(DISOWN, epoch.number, known, deadline=_in(ANSWER_S)):
+                    self._wake.tell()
 
     async def leave(self, epoch: Epoch) -> None:
         """MessageStore.leave."""
-        owned = self._owned.get(epoch.number, set())
-        await self._connections.fetch(LEAVE, epoch.number, list(owned), deadline=_in(ANSWER_S))
-        self._owned.pop(epoch.number, None)
+        owned = self._ownership.known(epoch)
+        await self._connections.fetch(LEAVE, epoch.number, owned, deadline=_in(ANSWER_S))
+        self._ownership.forget(epoch)
         if owned:
             self._wake.tell()
 
@@ -184,25 +195,18 @@ class PostgresStore:
     ) -> Batch:
         """MessageStore.claim."""
         share, self._deferred_credit = divmod(self._deferred_credit + limit, DEFERRED_SHARE)
-        while True:
-            rows = await self._connections.fetch(
-                CLAIM, epoch.number, self._lease_s, limit, list(full), takes_suspect, self._starts, self._last_turns,
-                share, MAX_CRASHES, deadline=_in(ANSWER_S),
-            )  # fmt: skip
-            if not rows[0]["is_alive"]:
-                raise ClaimLost(f"epoch {epoch.number} is over")
-            self._starts = [cut or "" for cut in rows[0]["cut_at"]]
-            turns = zip(rows[0]["last_turns"], self._last_turns, strict=True)
-            self._last_turns = [before if now is None else now for now, before in turns]
+        async with self._claiming:
+            with self._ownership.expected(epoch):
+                rows = await self._claim_rows(epoch, limit, full, takes_suspect, share)
             entries = [read_entry(row) for row in rows if row["id"] is not None]
-            # What died with its worker took places here and was not given out: those are suspects now.
-            if entries or not rows[0]["crashed"]:
-                break
+            claims = [Claim(entry, epoch) for entry in entries if isinstance(entry, Entry)]
+            self._ownership.add(epoch, [claim.id for claim in claims])
         corrupt = [entry for entry in entries if isinstance(entry, Corrupt)]
         for entry in corrupt:
-            await self._set_aside(entry)
-        claims = [Claim(entry, epoch) for entry in entries if isinstance(entry, Entry)]
-        self._owned.setdefault(epoch.number, set()).update(claim.id for claim in claims)
+            try:
+                await self._set_aside(entry)
+            except StoreUnavailable:
+                self._ownership.doubt(epoch)  # it is ours, and no claim of anybody's
         return Batch(claims, corrupt, self._next_due_s(rows[0], takes_suspect=takes_suspect))
 
     async def begin(self, claim: Claim) -> None:
@@ -215,16 +219,15 @@ class PostgresStore:
 
     async def hand_back(self, claim: Claim) -> None:
         """MessageStore.hand_back."""
-        if await self._steps.ask(_Step(claim, "back"), deadline=_in(ANSWER_S)):
+        with contextlib.suppress(ClaimLost):
+            await self._end(_Step(claim, "back"))
             self._wake.tell()
-        self._disown(claim)
 
     async def settle(self, claim: Claim, settlement: Settlement) -> None:
         """MessageStore.settle."""
         kind = "aside" if settlement.is_set_aside else "settle" if settlement.owed else "remove"
         reports = tuple(new_message(report.envelope, report.body) for report in settlement.reports)
-        await self._step(_Step(claim, kind, settlement, reports))
-        self._disown(claim)
+        await self._end(_Step(claim, kind, settlement, reports))
         if reports:
             self._wake.tell()
 
@@ -281,9 +284,42 @@ class PostgresStore:
         next_due_s: float | None = row["next_due_s"]
         return next_due_s
 
+    async def _claim_rows(
+        self, epoch: Epoch, limit: int, full: Collection[str], takes_suspect: bool, share: int
+    ) -> Sequence[Any]:
+        while True:
+            rows = await self._connections.fetch(
+                CLAIM, epoch.number, self._lease_s, limit, list(full), takes_suspect, self._starts, self._last_turns,
+                share, MAX_CRASHES, deadline=_in(ANSWER_S),
+            )  # fmt: skip
+            if not rows[0]["is_alive"]:
+                raise ClaimLost(f"epoch {epoch.number} is over")
+            self._starts = [cut or "" for cut in rows[0]["cut_at"]]
+            turns = zip(rows[0]["last_turns"], self._last_turns, strict=True)
+            self._last_turns = [before if now is None else now for now, before in turns]
+            # What died with its worker took places here and was not given out: those are suspects now.
+            if rows[0]["id"] is not None or not rows[0]["crashed"]:
+                return rows
+
     async def _step(self, step: _Step) -> None:
-        if not await self._steps.ask(step, deadline=_in(ANSWER_S)):
-            self._disown(step.claim)
+        """Note progress; again where the answer was lost, which does no harm."""
+        try:
+            is_done = await self._steps.ask(step, deadline=_in(ANSWER_S / 2))
+        except OutcomeUnknown:
+            is_done = await self._steps.ask(step, deadline=_in(ANSWER_S / 2))
+        if not is_done:
+            self._ownership.remove(step.claim)
+            raise ClaimLost(f"epoch {step.claim.epoch.number} has lost {step.claim.id}")
+
+    async def _end(self, step: _Step) -> None:
+        """End a claim. Where the answer was lost and the claim is not ours any more, it was this that ended it."""
+        try:
+            is_done = await self._steps.ask(step, deadline=_in(ANSWER_S / 2))
+        except OutcomeUnknown:
+            await self._steps.ask(step, deadline=_in(ANSWER_S / 2))
+            is_done = True
+        self._ownership.remove(step.claim)
+        if not is_done:
             raise ClaimLost(f"epoch {step.claim.epoch.number} has lost {step.claim.id}")
 
     async def _progress(self, steps: Sequence[_Step], deadline: float) -> Sequence[bool]:
@@ -302,9 +338,6 @@ class PostgresStore:
     async def _set_aside(self, corrupt: Corrupt) -> None:
         reason = storable_text(corrupt.reason)
         await self._connections.fetch(SET_ASIDE, [corrupt.id], reason, deadline=_in(ANSWER_S))
-
-    def _disown(self, claim: Claim) -> None:
-        self._owned.get(claim.epoch.number, set()).discard(claim.id)
 
     async def _tend(self) -> None:
         """Ask a store that failed whether it is back, and forget now and then what was given up."""

@@ -81,6 +81,15 @@ _WAITING = """
         ORDER BY e.lane, e.destination, e.next_try
 """
 
+# What epoch $1 owns and its process does not know of ($2: what it does), as the answer to a claim was lost.
+DISOWN = """
+UPDATE mailflow.entry
+SET owner = NULL, next_try = clock_timestamp(), is_begun = false, is_in_doubt = false,
+    lane = CASE WHEN is_begun THEN 1 ELSE lane END
+WHERE owner = $1 AND next_try IS NOT NULL AND id <> ALL ($2)
+RETURNING id
+"""
+
 # $1 epoch, $2 lease in seconds, $3 limit, $4 full destinations, $5 takes a suspect, $6 where to start in each lane,
 # $7 which destination had the last turn in each lane, $8 the share of deferred mail, $9 crashes that are too many.
 #

@@ -10,7 +10,7 @@ import pytest
 
 from mailflow.mail.address import parse_mailbox
 from mailflow.mail.envelope import Envelope, Recipient
-from mailflow.store import Claim, Epoch, Filter, Settlement, StoreUnavailable
+from mailflow.store import Claim, Epoch, Filter, Settlement, State, StoreUnavailable
 from mailflow.store.postgres import PostgresStore
 from tests.integration.tcp_proxy import TcpProxy
 from tests.postgres_server import PostgresServer
@@ -136,6 +136,46 @@ async def test_what_never_reached_the_server_is_refused_and_cannot_come_to_be_la
         assert await store.open_body("second") is None
         with pytest.raises(StoreUnavailable, match="given up"):
             await far.accept(envelope("second"), BODY, deadline=soon())
+
+
+async def test_what_a_lost_answer_to_a_claim_gave_away_comes_back_by_the_next_heartbeat(
+    postgres_server: PostgresServer, proxy: TcpProxy, store: PostgresStore, url: str
+) -> None:
+    async with opened(through(proxy, url, postgres_server)) as far:
+        epoch = await far.enter("worker")
+        for id in ("a", "b", "c"):
+            await store.accept(envelope(id), BODY, deadline=soon())
+        [kept] = (await far.claim(epoch, 1)).claims
+        links = proxy.hold_answers()
+        claiming = asyncio.create_task(far.claim(epoch, 10))
+        async with asyncio.timeout(5):
+            while (await store.count()).messages[State.ACTIVE] < 3:
+                pass
+        proxy.cut_clients(links)
+        with pytest.raises(StoreUnavailable):
+            await claiming
+        await far.heartbeat(epoch)
+        claims = (await far.claim(epoch, 10)).claims
+        assert sorted(claim.id for claim in [kept, *claims]) == ["a", "b", "c"]
+        await far.settle(kept, Settlement())
+
+
+async def test_a_lost_answer_to_a_settlement_is_asked_for_again(
+    postgres_server: PostgresServer, proxy: TcpProxy, store: PostgresStore, url: str
+) -> None:
+    async with opened(through(proxy, url, postgres_server)) as far:
+        epoch = await far.enter("worker")
+        claims = [await far.accept(envelope(id), BODY, deadline=soon(), owner=epoch) for id in ("a", "b")]
+        assert claims[0]
+        assert claims[1]
+        await far.settle(claims[0], Settlement())
+        links = proxy.hold_answers()
+        settling = asyncio.create_task(far.settle(claims[1], Settlement()))
+        async with asyncio.timeout(5):
+            while await ids_in(store):
+                pass
+        proxy.cut_clients(links)
+        await settling
 
 
 async def test_a_server_that_stands_still_holds_nobody_beyond_the_deadline(
