@@ -58,7 +58,7 @@ class PostgresServer:
         shutil.rmtree(self._folder)
 
     def start(self) -> None:
-        """Serve; return when it answers, after what recovery it needs."""
+        """Serve; return when it answers, after what recovery it needs. It ends with the thread that calls this."""
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*_as_postgres(), str(self._program), "-D", f"{self._folder}/data"],

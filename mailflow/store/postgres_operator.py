@@ -5,7 +5,7 @@ from typing import Any
 
 from mailflow.mail.address import Address
 from mailflow.store.postgres_connection import Connections
-from mailflow.store.postgres_rows import ENTRY_COLUMNS, read_entry
+from mailflow.store.postgres_rows import ENTRY_COLUMNS, IS_OWNED, read_entry
 from mailflow.store.record import is_intact
 from mailflow.store.store import Change, Corrupt, Entry, Filter, State, Statistics
 
@@ -36,13 +36,12 @@ WITH wanted AS (
     SELECT id FROM mailflow.entry WHERE id = ANY ($1::text[]) AND state <> 'gone' ORDER BY id FOR UPDATE
 )
 """
-_LIVES = "EXISTS (SELECT FROM mailflow.worker w WHERE w.epoch = e.owner AND w.expires_at > clock_timestamp())"
 _CHANGES = {
     Change.RETRY: f"""{_WANTED}
         UPDATE mailflow.entry e SET next_try = clock_timestamp(), state = 'queued',
             lane = CASE WHEN e.state <> 'set_aside' THEN e.lane WHEN e.attempts > 0 THEN 1 ELSE 0 END,
             crashes = CASE WHEN e.state = 'set_aside' THEN 0 ELSE e.crashes END
-        FROM wanted WHERE e.id = wanted.id AND e.state IN ('queued', 'set_aside') AND NOT {_LIVES}
+        FROM wanted WHERE e.id = wanted.id AND e.state IN ('queued', 'set_aside') AND NOT {IS_OWNED}
         RETURNING e.id""",
     Change.HOLD: f"""{_WANTED}
         UPDATE mailflow.entry e SET next_try = NULL, state = 'held', owner = NULL, is_begun = false,

@@ -19,16 +19,18 @@ from mailflow.store.store import Corrupt, Entry, State
 MAX_PART_BYTES = 262_144
 MAX_ERROR_CHARACTERS = 1000
 
-# The columns that read_entry wants, of an entry that is called e.
-ENTRY_COLUMNS = """
+# Whether a living epoch owns entry e.
+IS_OWNED = "EXISTS (SELECT FROM mailflow.worker w WHERE w.epoch = e.owner AND w.expires_at > clock_timestamp())"
+
+# The columns that read_entry wants, of an entry that is called e. What a living epoch owns is not tried by itself.
+ENTRY_COLUMNS = f"""
     e.id, e.envelope, e.recipients, e.size, e.attempts, e.crashes, e.last_error, e.is_delay_told,
     extract(epoch FROM e.arrived_at)::float8 AS arrived_at,
     extract(epoch FROM clock_timestamp() - e.arrived_at)::float8 AS age_s,
-    extract(epoch FROM e.next_try - clock_timestamp())::float8 AS next_try_s,
+    CASE WHEN NOT {IS_OWNED} THEN extract(epoch FROM e.next_try - clock_timestamp())::float8 END AS next_try_s,
     CASE
         WHEN e.state <> 'queued' THEN e.state
-        WHEN EXISTS (SELECT FROM mailflow.worker w WHERE w.epoch = e.owner AND w.expires_at > clock_timestamp())
-            THEN CASE WHEN e.is_in_doubt THEN 'in_doubt' ELSE 'active' END
+        WHEN {IS_OWNED} THEN CASE WHEN e.is_in_doubt THEN 'in_doubt' ELSE 'active' END
         WHEN e.lane = 0 THEN 'new'
         ELSE 'deferred'
     END AS state

@@ -182,6 +182,10 @@ claimed AS (
         state = CASE WHEN e.is_begun AND e.crashes + 1 >= $9 THEN 'set_aside' ELSE e.state END,
         lane = CASE WHEN e.is_begun THEN 2 ELSE e.lane END,
         crashes = e.crashes + e.is_begun::integer,
+        last_error = CASE
+            WHEN e.is_begun AND e.crashes + 1 >= $9 THEN 'set aside: ' || $9 || ' attempts ended with their worker'
+            ELSE e.last_error
+        END,
         is_begun = false,
         is_in_doubt = false
     WHERE e.id = ANY (ARRAY (SELECT id FROM chosen))
@@ -202,9 +206,10 @@ SELECT me.is_alive,
     c.id, c.envelope, c.recipients, c.size, c.attempts, c.crashes, c.last_error, c.is_delay_told,
     extract(epoch FROM c.arrived_at)::float8 AS arrived_at,
     extract(epoch FROM clock.now - c.arrived_at)::float8 AS age_s,
-    extract(epoch FROM c.next_try - clock.now)::float8 AS next_try_s,
+    NULL::float8 AS next_try_s,
     'active' AS state
 FROM clock CROSS JOIN living CROSS JOIN me LEFT JOIN claimed c ON c.owner IS NOT NULL
+ORDER BY c.lane, c.arrived_at
 """
 
 # Steps of deliveries: $12 id, $13 epoch, $14 step, $15 recipients, $16 destination, $17 retry in seconds, $18 error,
