@@ -82,6 +82,11 @@ class PostgresServer:
             self._process.wait(10)
         # Its shared memory is found again by the next start, which waits until all that used it are gone.
 
+    def start_as_standby(self) -> None:
+        """Serve again, reading only: as the standby of a primary that is not there."""
+        (self._folder / "data/standby.signal").touch()
+        self.start()
+
     def freeze(self) -> None:
         """Let it accept connections, as the kernel does, and answer nothing."""
         self._signal_all(signal.SIGSTOP)

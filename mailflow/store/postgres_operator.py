@@ -22,7 +22,7 @@ FROM (
     SELECT size, arrived_at, CASE
         WHEN e.state <> 'queued' THEN e.state
         WHEN w.epoch IS NOT NULL THEN CASE WHEN e.is_in_doubt THEN 'in_doubt' ELSE 'active' END
-        WHEN e.lane = 0 THEN 'new'
+        WHEN e.lane = 0 AND e.attempts = 0 THEN 'new'
         ELSE 'deferred'
     END AS state
     FROM mailflow.entry e LEFT JOIN mailflow.worker w ON w.epoch = e.owner AND w.expires_at > clock_timestamp()

@@ -31,7 +31,7 @@ ENTRY_COLUMNS = f"""
     CASE
         WHEN e.state <> 'queued' THEN e.state
         WHEN {IS_OWNED} THEN CASE WHEN e.is_in_doubt THEN 'in_doubt' ELSE 'active' END
-        WHEN e.lane = 0 THEN 'new'
+        WHEN e.lane = 0 AND e.attempts = 0 THEN 'new'
         ELSE 'deferred'
     END AS state
 """

@@ -254,6 +254,32 @@ async def test_a_server_without_fsync_is_refused() -> None:
             await store.open()
 
 
+async def test_a_hot_standby_is_refused() -> None:
+    with PostgresServer() as server:
+        url = server.new_database()
+        server.stop()
+        server.start_as_standby()
+        with pytest.raises(StoreUnavailable, match="hot standby"):
+            await PostgresStore(url).open()
+
+
+async def test_a_store_without_traffic_finds_out_that_the_server_is_back(
+    postgres_server: PostgresServer, store: PostgresStore
+) -> None:
+    postgres_server.stop()
+    with pytest.raises(StoreUnavailable):
+        await store.find("m")
+    assert store.unhealthy_reason() is not None
+    failed_at = store.last_success
+    postgres_server.start()
+    async with asyncio.timeout(10):
+        while store.unhealthy_reason():  # noqa: ASYNC110 (as a probe asks)
+            await asyncio.sleep(0.05)
+    assert failed_at is not None
+    assert store.last_success is not None
+    assert store.last_success > failed_at
+
+
 async def test_a_store_that_could_not_be_opened_is_opened_later(postgres_server: PostgresServer, url: str) -> None:
     postgres_server.stop()
     store = PostgresStore(url)
