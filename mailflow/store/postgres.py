@@ -203,7 +203,7 @@ class PostgresStore:
     async def list_entries(self, wanted: Filter, *, limit: int, after: str = "") -> Sequence[Entry | Corrupt]:
         """MessageStore.list_entries."""
         async with self._operators:
-            return await list_entries(self._connections, wanted, limit=limit, after=after, deadline=_in(OPERATOR_S))
+            return await list_entries(self._connections, wanted, limit=limit, after=after, patience_s=ANSWER_S)
 
     async def change(self, ids: Sequence[str], change: Change) -> Sequence[str]:
         """MessageStore.change."""

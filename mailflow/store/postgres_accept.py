@@ -17,6 +17,8 @@ from mailflow.store.postgres_statements import ACCEPT, GIVE_UP, LOOK_UP
 from mailflow.store.store import StoreUnavailable
 
 LARGE_BYTES = 1_048_576  # a message from this size on goes alone, beside the batches of the others
+STATEMENT_S = 5.0
+SLOWEST_BYTES_PER_S = 4_194_304
 RETRY_S = 0.2
 SHARE_TO_SEND = 0.6  # of the time there is; the rest is for finding out what became of it
 
@@ -41,6 +43,10 @@ class Acceptor:
 
     async def _store(self, messages: Sequence[NewMessage], deadline: float) -> Sequence[float]:
         connections = self._connections
+        # One connection may be dead where a new one is not: those that wait behind this batch are not to wait long.
+        weight = sum(message.weight_bytes for message in messages)
+        patience_s = STATEMENT_S + weight / SLOWEST_BYTES_PER_S
+        deadline = min(deadline, asyncio.get_running_loop().time() + patience_s)
         rows = await connections.fetch(ACCEPT, *message_columns(messages), self._lease_s, deadline=deadline)
         connections.note_room()
         arrived: dict[str, float] = {row["id"]: row["arrived_at"] for row in rows}

@@ -1,5 +1,6 @@
 """What operators ask of the store in PostgreSQL: one entry, a list of them, a change, the figures."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,14 +67,15 @@ async def find_entry(connections: Connections, id: str, *, deadline: float) -> E
 
 
 async def list_entries(
-    connections: Connections, wanted: Filter, *, limit: int, after: str, deadline: float
+    connections: Connections, wanted: Filter, *, limit: int, after: str, patience_s: float
 ) -> Sequence[Entry | Corrupt]:
-    """Give up to `limit` entries that `wanted` fits, by ascending id from behind `after`."""
+    """Give up to `limit` entries that `wanted` fits, by ascending id from behind `after`; `patience_s` for each page."""
+    loop = asyncio.get_running_loop()
     found: list[Entry | Corrupt] = []
     words = _words(wanted)
     while len(found) < limit:
         size = max(PAGE_ENTRIES, limit) if wanted != Filter() else limit - len(found)
-        rows = await connections.fetch(_LIST, after, size, deadline=deadline)
+        rows = await connections.fetch(_LIST, after, size, deadline=loop.time() + patience_s)
         found += [entry for row in rows if _may_fit(row, wanted, words) and _fits(entry := read_entry(row), wanted)]
         if len(rows) < size:
             break

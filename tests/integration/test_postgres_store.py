@@ -164,6 +164,20 @@ async def test_what_never_reached_the_server_is_refused_and_cannot_come_to_be_la
             await far.accept(envelope("second"), BODY, deadline=soon())
 
 
+async def test_one_dead_connection_does_not_use_up_the_time_of_those_behind(
+    postgres_server: PostgresServer, proxy: TcpProxy, store: PostgresStore, url: str
+) -> None:
+    async with opened(through(proxy, url, postgres_server)) as far:
+        await far.accept(envelope("first"), BODY, deadline=soon(), owner=await far.enter("worker"))
+        proxy.hold_requests()
+        accepting = asyncio.create_task(far.accept(envelope("second"), BODY, deadline=soon(20)))
+        await proxy.wait_held(b"second")
+        await far.accept(envelope("third"), BODY, deadline=soon(20))  # over another connection
+        with pytest.raises(StoreUnavailable, match="not stored"):
+            await accepting
+        assert await ids_in(store) == ["first", "third"]
+
+
 async def test_what_a_lost_answer_to_a_claim_gave_away_comes_back_by_the_next_heartbeat(
     postgres_server: PostgresServer, proxy: TcpProxy, store: PostgresStore, url: str
 ) -> None:
