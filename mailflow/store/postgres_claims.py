@@ -29,6 +29,8 @@ class Claimer:
         self._claiming = asyncio.Lock()
         self._starts = ["", "", ""]  # in each lane: where the next claim starts to look, and who had the last turn
         self._last_turns = ["", "", ""]
+        self._was_whole = True  # the last look took in all destinations; and what a round of several looks found
+        self._is_round_empty = True
         self._deferred_credit = 0
 
     async def claim(self, epoch: Epoch, limit: int, *, full: Collection[str], takes_suspect: bool) -> Batch:
@@ -64,18 +66,36 @@ class Claimer:
             )  # fmt: skip
             if not rows[0]["is_alive"]:
                 raise ClaimLost(f"epoch {epoch.number} is over")
-            self._starts = [cut or "" for cut in rows[0]["cut_at"]]
-            turns = zip(rows[0]["last_turns"], self._last_turns, strict=True)
-            self._last_turns = [before if now is None else now for now, before in turns]
+            self._note_turns(rows[0])
             # What died with its worker took places here and was not given out: those are suspects now.
             if rows[0]["id"] is not None or not rows[0]["crashed"]:
                 return rows
 
+    def _note_turns(self, row: Any) -> None:
+        """Remember whose turn it was. With more destinations than one look takes in, the next look starts behind it."""
+        has_more = row["next_due_s"] == 0.0
+        self._was_whole = not any(self._starts) and not any(row["cut_at"])
+        lanes = zip(self._starts, row["cut_at"], row["last_turns"], strict=True)
+        self._starts = [
+            "" if not start and cut is None else last if has_more and last is not None else cut or ""
+            for start, cut, last in lanes
+        ]
+        turns = zip(row["last_turns"], self._last_turns, strict=True)
+        self._last_turns = [before if last is None else last for last, before in turns]
+
     def _next_due_s(self, row: Any, *, takes_suspect: bool) -> float | None:
-        if (row["id"] is not None and any(self._starts)) or (row["crashed"] and takes_suspect):
+        has_claimed = row["id"] is not None
+        if row["crashed"] and takes_suspect:
             return 0.0
-        if any(self._starts):  # not all destinations were looked at
-            return min(row["next_due_s"] or LOOK_FURTHER_S, LOOK_FURTHER_S)
+        if not self._was_whole:
+            self._is_round_empty = self._is_round_empty and not has_claimed
+            if has_claimed:
+                return 0.0
+            if any(self._starts):
+                return LOOK_FURTHER_S
+            was_empty, self._is_round_empty = self._is_round_empty, True
+            if not was_empty:
+                return 0.0
         next_due_s: float | None = row["next_due_s"]
         return next_due_s
 

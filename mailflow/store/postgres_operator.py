@@ -69,7 +69,7 @@ async def find_entry(connections: Connections, id: str, *, deadline: float) -> E
 async def list_entries(
     connections: Connections, wanted: Filter, *, limit: int, after: str, patience_s: float
 ) -> Sequence[Entry | Corrupt]:
-    """Give up to `limit` entries that `wanted` fits, by ascending id from behind `after`; `patience_s` for each page."""
+    """Give up to `limit` entries that `wanted` fits, by ascending id from behind `after`; `patience_s` is a page's."""
     loop = asyncio.get_running_loop()
     found: list[Entry | Corrupt] = []
     words = _words(wanted)
