@@ -3,7 +3,7 @@
 Rows come in as arrays, so that one statement serves any number of callers. The clock is clock_timestamp() throughout.
 """
 
-MAX_WAYS = 200  # destinations a claim looks at in one lane; with more of them the next claim goes on from there
+MAX_WAYS = 100  # destinations a claim looks at in one lane; with more of them the next claim goes on from there
 
 # Ids, records and bodies of messages to be stored: the first eleven parameters of whoever stores.
 _MESSAGES = """
