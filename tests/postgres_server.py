@@ -58,7 +58,7 @@ class PostgresServer:
         shutil.rmtree(self._folder)
 
     def start(self) -> None:
-        """Serve; return when it answers, after what recovery it needs."""
+        """Serve; return when it answers, after what recovery it needs. It ends with the thread that calls this."""
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*_as_postgres(), str(self._program), "-D", f"{self._folder}/data"],
@@ -81,6 +81,11 @@ class PostgresServer:
                     os.kill(pid, signal.SIGKILL)
             self._process.wait(10)
         # Its shared memory is found again by the next start, which waits until all that used it are gone.
+
+    def start_as_standby(self) -> None:
+        """Serve again, reading only: as the standby of a primary that is not there."""
+        (self._folder / "data/standby.signal").touch()
+        self.start()
 
     def freeze(self) -> None:
         """Let it accept connections, as the kernel does, and answer nothing."""
@@ -127,6 +132,6 @@ class PostgresServer:
 
 
 def _as_postgres() -> list[str]:
-    if os.geteuid() != 0:
-        return []
-    return [require_program("setpriv"), "--reuid=postgres", "--regid=postgres", "--init-groups"]
+    """Give the words that run a command as an ordinary user, and that end it with the tests, however those end."""
+    user = ["--reuid=postgres", "--regid=postgres", "--init-groups"] if os.geteuid() == 0 else []
+    return [require_program("setpriv"), *user, "--pdeathsig=KILL"]

@@ -5,6 +5,9 @@
     postgres_statements    the SQL of accepting and delivering
     postgres_batches       many callers, one statement
     postgres_accept        accepting, and the outcome that nobody told us
+    postgres_ownership     what our epochs own, as far as this process knows
+    postgres_claims        claiming: turns of destinations, shares of new and deferred mail
+    postgres_steps         begin, settle and what lies between
     postgres_rows          messages as rows and back
     postgres_operator      find, list, change, count
     postgres_wake          LISTEN and NOTIFY, as hints
@@ -15,42 +18,25 @@ entry for an epoch whose heartbeat is overdue.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import ParamSpec, TypeVar
 
 from mailflow.mail.envelope import Envelope
 from mailflow.observe.nursery import Nursery
-from mailflow.store.postgres_accept import Acceptor
-from mailflow.store.postgres_batches import Batches
+from mailflow.store.postgres_accept import LARGE_BYTES, Acceptor
+from mailflow.store.postgres_claims import Claimer, set_aside
 from mailflow.store.postgres_connection import Connections
 from mailflow.store.postgres_operator import change_entries, count_entries, find_entry, list_entries
-from mailflow.store.postgres_rows import (
-    NewMessage,
-    columns,
-    message_columns,
-    new_message,
-    read_body,
-    read_entry,
-    storable_text,
-)
+from mailflow.store.postgres_ownership import Ownership
+from mailflow.store.postgres_rows import new_message, read_body, storable_text
 from mailflow.store.postgres_schema import migrate
-from mailflow.store.postgres_statements import (
-    CLAIM,
-    ENTER,
-    FORGET_GIVEN_UP,
-    HEARTBEAT,
-    LEAVE,
-    OPEN_BODY,
-    PROBE,
-    PROGRESS,
-    SET_ASIDE,
-)
+from mailflow.store.postgres_statements import ENTER, FORGET_GIVEN_UP, HEARTBEAT, LEAVE, OPEN_BODY, PROBE
+from mailflow.store.postgres_steps import Step, Steps
 from mailflow.store.postgres_wake import Wake
-from mailflow.store.record import CorruptRecord, encode_recipients, shared_destination
+from mailflow.store.record import CorruptRecord
 from mailflow.store.store import (
-    MAX_CRASHES,
     Batch,
     Change,
     Claim,
@@ -66,32 +52,16 @@ from mailflow.store.store import (
     Unhealthy,
 )
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 ANSWER_S = 10.0  # for what names no deadline of its own
 OPERATOR_S = 30.0
 PROBE_S = 2.0
 TIDY_S = 300.0
 MAX_CONNECTIONS = 8
-MAX_READS = 2  # of those, for bodies and operators
-LOOK_FURTHER_S = 0.1
-DEFERRED_SHARE = 8  # one claim in so many is for deferred mail, whatever new mail there is
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """What a delivery reports of its entry; `settlement` only where it ends the attempt."""
-
-    claim: Claim
-    kind: str
-    settlement: Settlement | None = None
-    reports: tuple[NewMessage, ...] = ()
-
-    @property
-    def key(self) -> str:
-        return self.claim.id
-
-    @property
-    def weight_bytes(self) -> int:
-        return 512 + sum(report.weight_bytes for report in self.reports)
+MAX_BODIES = 2  # of those, for bodies; and for operators, whose questions may take long
+MAX_OPERATORS = 1
 
 
 class PostgresStore:
@@ -106,13 +76,12 @@ class PostgresStore:
         self._connections = Connections(url, limit=MAX_CONNECTIONS)
         self._nursery = Nursery()
         self._acceptor = Acceptor(self._connections, lease_s=lease_s, nursery=self._nursery)
-        self._steps: Batches[_Step, bool] = Batches(self._progress, nursery=self._nursery, name="progress")
+        self._ownership = Ownership()
+        self._claimer = Claimer(self._connections, self._ownership, lease_s=lease_s)
+        self._steps = Steps(self._connections, self._ownership, nursery=self._nursery)
         self._wake = Wake(self._connections, self._nursery)
-        self._reads = asyncio.Semaphore(MAX_READS)
-        self._owned: dict[int, set[str]] = {}  # what our epochs own, so that leaving them needs no look at the queue
-        self._starts = ["", "", ""]  # in each lane: where the next claim starts to look, and who had the last turn
-        self._last_turns = ["", "", ""]
-        self._deferred_credit = 0
+        self._bodies = asyncio.Semaphore(MAX_BODIES)
+        self._operators = asyncio.Semaphore(MAX_OPERATORS)
 
     @property
     def statements(self) -> int:
@@ -151,15 +120,16 @@ class PostgresStore:
         is_in_doubt: bool = False,
     ) -> Claim | None:
         """MessageStore.accept."""
-        number = owner.number if owner else 0
-        message = new_message(envelope, body, owner=number, is_in_doubt=is_in_doubt)
-        arrived_at = await self._acceptor.accept(message, deadline=deadline)
+        size_bytes = sum(map(len, body))
+        message = await _off_loop(size_bytes, new_message, envelope, body, owner, is_in_doubt)
         if owner is None:
+            await self._acceptor.accept(message, deadline=deadline)
             self._wake.tell()
             return None
-        self._owned.setdefault(number, set()).add(envelope.id)
+        with self._ownership.expected(owner, [envelope.id]):
+            arrived_at = await self._acceptor.accept(message, deadline=deadline)
         state = State.IN_DOUBT if is_in_doubt else State.ACTIVE
-        return Claim(Entry(envelope, message.size_bytes, arrived_at, 0.0, state, None, attempts=1), owner)
+        return Claim(Entry(envelope, size_bytes, arrived_at, 0.0, state, None, attempts=1), owner)
 
     async def enter(self, name: str) -> Epoch:
         """MessageStore.enter."""
@@ -170,12 +140,14 @@ class PostgresStore:
         """MessageStore.heartbeat."""
         if not await self._connections.fetch(HEARTBEAT, epoch.number, self._lease_s, deadline=_in(ANSWER_S)):
             raise ClaimLost(f"epoch {epoch.number} is over")
+        if self._ownership.is_unsure(epoch) and await self._claimer.give_up_unknown(epoch):
+            self._wake.tell()
 
     async def leave(self, epoch: Epoch) -> None:
         """MessageStore.leave."""
-        owned = self._owned.get(epoch.number, set())
-        await self._connections.fetch(LEAVE, epoch.number, list(owned), deadline=_in(ANSWER_S))
-        self._owned.pop(epoch.number, None)
+        owned = self._ownership.known(epoch)
+        await self._connections.fetch(LEAVE, epoch.number, owned, deadline=_in(ANSWER_S))
+        self._ownership.forget(epoch)
         if owned:
             self._wake.tell()
 
@@ -183,78 +155,59 @@ class PostgresStore:
         self, epoch: Epoch, limit: int, *, full: Collection[str] = (), takes_suspect: bool = False
     ) -> Batch:
         """MessageStore.claim."""
-        share, self._deferred_credit = divmod(self._deferred_credit + limit, DEFERRED_SHARE)
-        while True:
-            rows = await self._connections.fetch(
-                CLAIM, epoch.number, self._lease_s, limit, list(full), takes_suspect, self._starts, self._last_turns,
-                share, MAX_CRASHES, deadline=_in(ANSWER_S),
-            )  # fmt: skip
-            if not rows[0]["is_alive"]:
-                raise ClaimLost(f"epoch {epoch.number} is over")
-            self._starts = [cut or "" for cut in rows[0]["cut_at"]]
-            turns = zip(rows[0]["last_turns"], self._last_turns, strict=True)
-            self._last_turns = [before if now is None else now for now, before in turns]
-            entries = [read_entry(row) for row in rows if row["id"] is not None]
-            # What died with its worker took places here and was not given out: those are suspects now.
-            if entries or not rows[0]["crashed"]:
-                break
-        corrupt = [entry for entry in entries if isinstance(entry, Corrupt)]
-        for entry in corrupt:
-            await self._set_aside(entry)
-        claims = [Claim(entry, epoch) for entry in entries if isinstance(entry, Entry)]
-        self._owned.setdefault(epoch.number, set()).update(claim.id for claim in claims)
-        return Batch(claims, corrupt, self._next_due_s(rows[0], takes_suspect=takes_suspect))
+        return await self._claimer.claim(epoch, limit, full=full, takes_suspect=takes_suspect)
 
     async def begin(self, claim: Claim) -> None:
         """MessageStore.begin."""
-        await self._step(_Step(claim, "begin"))
+        await self._steps.note(Step(claim, "begin"))
 
     async def mark_in_doubt(self, claim: Claim) -> None:
         """MessageStore.mark_in_doubt."""
-        await self._step(_Step(claim, "doubt"))
+        await self._steps.note(Step(claim, "doubt"))
 
     async def hand_back(self, claim: Claim) -> None:
         """MessageStore.hand_back."""
-        if await self._steps.ask(_Step(claim, "back"), deadline=_in(ANSWER_S)):
+        with contextlib.suppress(ClaimLost):
+            await self._steps.end(Step(claim, "back"))
             self._wake.tell()
-        self._disown(claim)
 
     async def settle(self, claim: Claim, settlement: Settlement) -> None:
         """MessageStore.settle."""
         kind = "aside" if settlement.is_set_aside else "settle" if settlement.owed else "remove"
-        reports = tuple(new_message(report.envelope, report.body) for report in settlement.reports)
-        await self._step(_Step(claim, kind, settlement, reports))
-        self._disown(claim)
+        reports = [
+            await _off_loop(sum(map(len, report.body)), new_message, report.envelope, report.body)
+            for report in settlement.reports
+        ]
+        await self._steps.end(Step(claim, kind, settlement, tuple(reports)))
         if reports:
             self._wake.tell()
 
     async def open_body(self, id: str) -> Sequence[bytes] | Corrupt | None:
         """MessageStore.open_body."""
-        async with self._reads:
+        async with self._bodies:
             rows = await self._connections.fetch(OPEN_BODY, id, deadline=_in(ANSWER_S))
         if not rows:
             return None
-        parts = [row["data"] for row in rows if row["data"] is not None]
         try:
-            return read_body(parts, size_bytes=rows[0]["size"], crc=rows[0]["crc"])
+            return await _off_loop(rows[0]["size"], read_body, rows)
         except CorruptRecord as exc:
             corrupt = Corrupt(id, str(exc))
-            await self._set_aside(corrupt)
+            await set_aside(self._connections, corrupt, deadline=_in(ANSWER_S))
             return corrupt
 
     async def find(self, id: str) -> Entry | Corrupt | None:
         """MessageStore.find."""
-        async with self._reads:
+        async with self._operators:
             return await find_entry(self._connections, id, deadline=_in(ANSWER_S))
 
     async def list_entries(self, wanted: Filter, *, limit: int, after: str = "") -> Sequence[Entry | Corrupt]:
         """MessageStore.list_entries."""
-        async with self._reads:
-            return await list_entries(self._connections, wanted, limit=limit, after=after, deadline=_in(OPERATOR_S))
+        async with self._operators:
+            return await list_entries(self._connections, wanted, limit=limit, after=after, patience_s=ANSWER_S)
 
     async def change(self, ids: Sequence[str], change: Change) -> Sequence[str]:
         """MessageStore.change."""
-        async with self._reads:
+        async with self._operators:
             changed = await change_entries(self._connections, ids, change, deadline=_in(OPERATOR_S))
         if changed and change in {Change.RETRY, Change.RELEASE}:
             self._wake.tell()
@@ -262,7 +215,7 @@ class PostgresStore:
 
     async def count(self) -> Statistics:
         """MessageStore.count."""
-        async with self._reads:
+        async with self._operators:
             return await count_entries(self._connections, deadline=_in(OPERATOR_S))
 
     def unhealthy_reason(self) -> Unhealthy | None:
@@ -272,39 +225,6 @@ class PostgresStore:
     def on_due(self, callback: Callable[[], None]) -> None:
         """MessageStore.on_due."""
         self._wake.callbacks.append(callback)
-
-    def _next_due_s(self, row: Any, *, takes_suspect: bool) -> float | None:
-        if (row["id"] is not None and any(self._starts)) or (row["crashed"] and takes_suspect):
-            return 0.0
-        if any(self._starts):  # not all destinations were looked at
-            return min(row["next_due_s"] or LOOK_FURTHER_S, LOOK_FURTHER_S)
-        next_due_s: float | None = row["next_due_s"]
-        return next_due_s
-
-    async def _step(self, step: _Step) -> None:
-        if not await self._steps.ask(step, deadline=_in(ANSWER_S)):
-            self._disown(step.claim)
-            raise ClaimLost(f"epoch {step.claim.epoch.number} has lost {step.claim.id}")
-
-    async def _progress(self, steps: Sequence[_Step], deadline: float) -> Sequence[bool]:
-        """Do what each step says where its epoch lives and owns the entry; tell of which that was true."""
-        reports = [(report, step.claim.id) for step in steps for report in step.reports]
-        rows = await self._connections.fetch(
-            PROGRESS,
-            *message_columns([report for report, _ in reports]),
-            *columns([_step_row(step) for step in steps], 8),
-            [settled for _, settled in reports],
-            deadline=deadline,
-        )
-        done = {row["id"] for row in rows}
-        return [step.claim.id in done for step in steps]
-
-    async def _set_aside(self, corrupt: Corrupt) -> None:
-        reason = storable_text(corrupt.reason)
-        await self._connections.fetch(SET_ASIDE, [corrupt.id], reason, deadline=_in(ANSWER_S))
-
-    def _disown(self, claim: Claim) -> None:
-        self._owned.get(claim.epoch.number, set()).discard(claim.id)
 
     async def _tend(self) -> None:
         """Ask a store that failed whether it is back, and forget now and then what was given up."""
@@ -330,20 +250,11 @@ class PostgresStore:
             self._connections.note_room()
 
 
-def _step_row(step: _Step) -> tuple[object, ...]:
-    settlement = step.settlement
-    row: tuple[object, ...] = (step.claim.id, step.claim.epoch.number, step.kind)
-    if settlement is None:
-        return (*row, None, None, 0.0, None, False)
-    owed = settlement.owed
-    return (
-        *row,
-        encode_recipients(owed) if owed else None,
-        shared_destination(owed) if owed else None,
-        settlement.retry_s,
-        storable_text(settlement.last_error),
-        settlement.is_delay_told,
-    )
+async def _off_loop(size_bytes: int, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Do what takes long with a large message, in a thread: its checksum."""
+    if size_bytes < LARGE_BYTES:
+        return work(*arguments, **named)
+    return await asyncio.to_thread(work, *arguments, **named)
 
 
 def _in(seconds: float) -> float:

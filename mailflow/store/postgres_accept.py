@@ -17,6 +17,9 @@ from mailflow.store.postgres_statements import ACCEPT, GIVE_UP, LOOK_UP
 from mailflow.store.store import StoreUnavailable
 
 LARGE_BYTES = 1_048_576  # a message from this size on goes alone, beside the batches of the others
+STATEMENT_S = 5.0
+SLOWEST_BYTES_PER_S = 4_194_304
+RETRY_S = 0.2
 SHARE_TO_SEND = 0.6  # of the time there is; the rest is for finding out what became of it
 
 
@@ -36,10 +39,14 @@ class Acceptor:
         try:
             return await batches.ask(message, deadline=now + (deadline - now) * SHARE_TO_SEND)
         except OutcomeUnknown as fault:
-            return await self._settle_outcome(message.envelope.id, fault, deadline=deadline)
+            return await self._find_out(message.envelope.id, fault, deadline=deadline)
 
     async def _store(self, messages: Sequence[NewMessage], deadline: float) -> Sequence[float]:
         connections = self._connections
+        # One connection may be dead where a new one is not: those that wait behind this batch are not to wait long.
+        weight = sum(message.weight_bytes for message in messages)
+        patience_s = STATEMENT_S + weight / SLOWEST_BYTES_PER_S
+        deadline = min(deadline, asyncio.get_running_loop().time() + patience_s)
         rows = await connections.fetch(ACCEPT, *message_columns(messages), self._lease_s, deadline=deadline)
         connections.note_room()
         arrived: dict[str, float] = {row["id"]: row["arrived_at"] for row in rows}
@@ -57,13 +64,21 @@ class Acceptor:
         arrived = {row["id"]: row["arrived_at"] for row in rows}
         return {id: arrived.get(id, 0.0) for id in ids if id not in given_up}
 
-    async def _settle_outcome(self, id: str, fault: OutcomeUnknown, *, deadline: float) -> float:
-        try:
-            if await self._connections.fetch(GIVE_UP, id, deadline=deadline):
+    async def _find_out(self, id: str, fault: OutcomeUnknown, *, deadline: float) -> float:
+        """Give the arrival of a message if it is stored. Raises StoreUnavailable once it never can be."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                taken = await self._connections.fetch(GIVE_UP, id, deadline=deadline)
+                arrived = {} if taken else await self._look_up([id], deadline=deadline)
+            except StoreUnavailable as exc:
+                if loop.time() + RETRY_S > deadline or self._connections.is_closed:
+                    raise OutcomeUnknown(f"stored or not, it could not be found out: {exc}") from fault
+                await asyncio.sleep(RETRY_S)  # a server that starts again needs a moment
+                continue
+            if id not in arrived:
                 raise StoreUnavailable(f"not stored: {fault}") from fault
-            return _arrival(id, await self._look_up([id], deadline=deadline))
-        except OutcomeUnknown as exc:
-            raise OutcomeUnknown(f"stored or not, it could not be found out: {exc}") from fault
+            return arrived[id]
 
 
 def _arrival(id: str, arrived: Mapping[str, float]) -> float:

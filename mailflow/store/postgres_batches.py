@@ -94,8 +94,8 @@ class Batches(Generic[R, A]):
                 await self._run_batch(batch)
         finally:
             self._is_running = False
-            for waiting in batch:
-                _answer(waiting, OutcomeUnknown("the store was closed"))
+            for waiting in (*batch, *self._waiting):  # none is left, save where this was cancelled or has failed
+                _answer(waiting, OutcomeUnknown("the store was closed meanwhile"))
 
     async def _run_batch(self, batch: Sequence[_Waiting[R, A]]) -> None:
         try:

@@ -11,12 +11,14 @@ start. PostgreSQL 14 or later, for client_connection_check_interval.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
 
 from mailflow.store.store import StoreUnavailable, Unhealthy
+
+T = TypeVar("T")
 
 CONNECT_S = 5.0
 SETTINGS = {
@@ -64,13 +66,20 @@ class Session:
 
     async def fetch(self, statement: str, *arguments: object) -> list[Any]:
         """Run one statement, committed by itself outside of a transaction. Raises one of the three."""
+        self._connections.statements += 1
+        return await self._bounded(self._connection.fetch(statement, *arguments))
+
+    async def listen(self, channel: str, callback: Callable[..., None]) -> None:
+        """Have `callback` called for each NOTIFY on `channel`."""
+        await self._bounded(self._connection.add_listener(channel, callback))
+
+    async def _bounded(self, exchange: Awaitable[T]) -> T:
         loop = asyncio.get_running_loop()
         connections = self._connections
         # Ends the wait below at once, whatever the server does or does not.
         timer = loop.call_at(self._deadline, self._connection.terminate)
-        connections.statements += 1
         try:
-            rows: list[Any] = await self._connection.fetch(statement, *arguments)
+            answer = await exchange
         except asyncio.CancelledError:
             self._connection.terminate()
             raise
@@ -83,7 +92,7 @@ class Session:
         finally:
             timer.cancel()
         connections.note_success()
-        return rows
+        return answer
 
     @contextlib.asynccontextmanager
     async def transaction(self) -> AsyncIterator[None]:
@@ -112,6 +121,11 @@ class Connections:
         self.statements = 0
         self.last_success: float | None = None
         self.unhealthy: Unhealthy | None = Unhealthy("not opened yet")
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether no connection may be made: not opened yet, or closed."""
+        return self._is_closed
 
     def open(self) -> None:
         """Allow connections."""

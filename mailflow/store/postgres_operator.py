@@ -1,11 +1,12 @@
 """What operators ask of the store in PostgreSQL: one entry, a list of them, a change, the figures."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from mailflow.mail.address import Address
 from mailflow.store.postgres_connection import Connections
-from mailflow.store.postgres_rows import ENTRY_COLUMNS, read_entry
+from mailflow.store.postgres_rows import ENTRY_COLUMNS, IS_OWNED, read_entry
 from mailflow.store.record import is_intact
 from mailflow.store.store import Change, Corrupt, Entry, Filter, State, Statistics
 
@@ -22,7 +23,7 @@ FROM (
     SELECT size, arrived_at, CASE
         WHEN e.state <> 'queued' THEN e.state
         WHEN w.epoch IS NOT NULL THEN CASE WHEN e.is_in_doubt THEN 'in_doubt' ELSE 'active' END
-        WHEN e.lane = 0 THEN 'new'
+        WHEN e.lane = 0 AND e.attempts = 0 THEN 'new'
         ELSE 'deferred'
     END AS state
     FROM mailflow.entry e LEFT JOIN mailflow.worker w ON w.epoch = e.owner AND w.expires_at > clock_timestamp()
@@ -36,13 +37,12 @@ WITH wanted AS (
     SELECT id FROM mailflow.entry WHERE id = ANY ($1::text[]) AND state <> 'gone' ORDER BY id FOR UPDATE
 )
 """
-_LIVES = "EXISTS (SELECT FROM mailflow.worker w WHERE w.epoch = e.owner AND w.expires_at > clock_timestamp())"
 _CHANGES = {
     Change.RETRY: f"""{_WANTED}
         UPDATE mailflow.entry e SET next_try = clock_timestamp(), state = 'queued',
             lane = CASE WHEN e.state <> 'set_aside' THEN e.lane WHEN e.attempts > 0 THEN 1 ELSE 0 END,
             crashes = CASE WHEN e.state = 'set_aside' THEN 0 ELSE e.crashes END
-        FROM wanted WHERE e.id = wanted.id AND e.state IN ('queued', 'set_aside') AND NOT {_LIVES}
+        FROM wanted WHERE e.id = wanted.id AND e.state IN ('queued', 'set_aside') AND NOT {IS_OWNED}
         RETURNING e.id""",
     Change.HOLD: f"""{_WANTED}
         UPDATE mailflow.entry e SET next_try = NULL, state = 'held', owner = NULL, is_begun = false,
@@ -67,14 +67,15 @@ async def find_entry(connections: Connections, id: str, *, deadline: float) -> E
 
 
 async def list_entries(
-    connections: Connections, wanted: Filter, *, limit: int, after: str, deadline: float
+    connections: Connections, wanted: Filter, *, limit: int, after: str, patience_s: float
 ) -> Sequence[Entry | Corrupt]:
-    """Give up to `limit` entries that `wanted` fits, by ascending id from behind `after`."""
+    """Give up to `limit` entries that `wanted` fits, by ascending id from behind `after`; `patience_s` is a page's."""
+    loop = asyncio.get_running_loop()
     found: list[Entry | Corrupt] = []
     words = _words(wanted)
     while len(found) < limit:
         size = max(PAGE_ENTRIES, limit) if wanted != Filter() else limit - len(found)
-        rows = await connections.fetch(_LIST, after, size, deadline=deadline)
+        rows = await connections.fetch(_LIST, after, size, deadline=loop.time() + patience_s)
         found += [entry for row in rows if _may_fit(row, wanted, words) and _fits(entry := read_entry(row), wanted)]
         if len(rows) < size:
             break

@@ -14,22 +14,24 @@ from mailflow.store.record import (
     encode_recipients,
     shared_destination,
 )
-from mailflow.store.store import Corrupt, Entry, State
+from mailflow.store.store import Corrupt, Entry, Epoch, State
 
 MAX_PART_BYTES = 262_144
 MAX_ERROR_CHARACTERS = 1000
 
-# The columns that read_entry wants, of an entry that is called e.
-ENTRY_COLUMNS = """
+# Whether a living epoch owns entry e.
+IS_OWNED = "EXISTS (SELECT FROM mailflow.worker w WHERE w.epoch = e.owner AND w.expires_at > clock_timestamp())"
+
+# The columns that read_entry wants, of an entry that is called e. What a living epoch owns is not tried by itself.
+ENTRY_COLUMNS = f"""
     e.id, e.envelope, e.recipients, e.size, e.attempts, e.crashes, e.last_error, e.is_delay_told,
     extract(epoch FROM e.arrived_at)::float8 AS arrived_at,
     extract(epoch FROM clock_timestamp() - e.arrived_at)::float8 AS age_s,
-    extract(epoch FROM e.next_try - clock_timestamp())::float8 AS next_try_s,
+    CASE WHEN NOT {IS_OWNED} THEN extract(epoch FROM e.next_try - clock_timestamp())::float8 END AS next_try_s,
     CASE
         WHEN e.state <> 'queued' THEN e.state
-        WHEN EXISTS (SELECT FROM mailflow.worker w WHERE w.epoch = e.owner AND w.expires_at > clock_timestamp())
-            THEN CASE WHEN e.is_in_doubt THEN 'in_doubt' ELSE 'active' END
-        WHEN e.lane = 0 THEN 'new'
+        WHEN {IS_OWNED} THEN CASE WHEN e.is_in_doubt THEN 'in_doubt' ELSE 'active' END
+        WHEN e.lane = 0 AND e.attempts = 0 THEN 'new'
         ELSE 'deferred'
     END AS state
 """
@@ -57,12 +59,15 @@ class NewMessage:
         return self.size_bytes + 512
 
 
-def new_message(envelope: Envelope, body: Sequence[bytes], *, owner: int = 0, is_in_doubt: bool = False) -> NewMessage:
+def new_message(
+    envelope: Envelope, body: Sequence[bytes], owner: Epoch | None = None, is_in_doubt: bool = False
+) -> NewMessage:
     """Cut and seal a body."""
     crc = 0
     for piece in body:
         crc = zlib.crc32(piece, crc)
-    return NewMessage(envelope, tuple(_cut(body)), sum(map(len, body)), crc, owner, is_in_doubt)
+    number = owner.number if owner else 0
+    return NewMessage(envelope, tuple(_cut(body)), sum(map(len, body)), crc, number, is_in_doubt)
 
 
 def message_columns(messages: Sequence[NewMessage]) -> list[list[Any]]:
@@ -110,14 +115,16 @@ def read_entry(row: Any) -> Entry | Corrupt:
     )
 
 
-def read_body(parts: Sequence[bytes], *, size_bytes: int, crc: int) -> Sequence[bytes]:
-    """Give a body if it is the one that was written. Raises CorruptRecord."""
-    if sum(map(len, parts)) != size_bytes:
-        raise CorruptRecord(f"body: {sum(map(len, parts))} octets of {size_bytes}")
-    found = 0
+def read_body(rows: Sequence[Any]) -> Sequence[bytes]:
+    """Give a body from the rows of OPEN_BODY, if it is the one that was written. Raises CorruptRecord."""
+    parts: list[bytes] = [row["data"] for row in rows if row["data"] is not None]
+    size, wanted = sum(map(len, parts)), rows[0]["size"]
+    if size != wanted:
+        raise CorruptRecord(f"body: {size} octets of {wanted}")
+    crc = 0
     for part in parts:
-        found = zlib.crc32(part, found)
-    if found != crc:
+        crc = zlib.crc32(part, crc)
+    if crc != rows[0]["crc"]:
         raise CorruptRecord("body: checksum does not match")
     return parts
 

@@ -3,7 +3,7 @@
 Rows come in as arrays, so that one statement serves any number of callers. The clock is clock_timestamp() throughout.
 """
 
-MAX_WAYS = 200  # destinations a claim looks at in one lane; with more of them the next claim goes on from there
+MAX_WAYS = 100  # destinations a claim looks at in one lane; with more of them the next claim goes on from there
 
 # Ids, records and bodies of messages to be stored: the first eleven parameters of whoever stores.
 _MESSAGES = """
@@ -79,6 +79,15 @@ _WAITING = """
             AND (e.lane, e.destination, e.next_try) <= (w.lane, w.destination, clock.now)
             AND e.next_try IS NOT NULL AND (e.owner IS NULL OR e.owner <> ALL (living.epochs))
         ORDER BY e.lane, e.destination, e.next_try
+"""
+
+# What epoch $1 owns and its process does not know of ($2: what it does), as the answer to a claim was lost.
+DISOWN = """
+UPDATE mailflow.entry
+SET owner = NULL, next_try = clock_timestamp(), is_begun = false, is_in_doubt = false,
+    lane = CASE WHEN is_begun THEN 1 ELSE lane END
+WHERE owner = $1 AND next_try IS NOT NULL AND id <> ALL ($2)
+RETURNING id
 """
 
 # $1 epoch, $2 lease in seconds, $3 limit, $4 full destinations, $5 takes a suspect, $6 where to start in each lane,
@@ -173,6 +182,10 @@ claimed AS (
         state = CASE WHEN e.is_begun AND e.crashes + 1 >= $9 THEN 'set_aside' ELSE e.state END,
         lane = CASE WHEN e.is_begun THEN 2 ELSE e.lane END,
         crashes = e.crashes + e.is_begun::integer,
+        last_error = CASE
+            WHEN e.is_begun AND e.crashes + 1 >= $9 THEN 'set aside: ' || $9 || ' attempts ended with their worker'
+            ELSE e.last_error
+        END,
         is_begun = false,
         is_in_doubt = false
     WHERE e.id = ANY (ARRAY (SELECT id FROM chosen))
@@ -193,9 +206,10 @@ SELECT me.is_alive,
     c.id, c.envelope, c.recipients, c.size, c.attempts, c.crashes, c.last_error, c.is_delay_told,
     extract(epoch FROM c.arrived_at)::float8 AS arrived_at,
     extract(epoch FROM clock.now - c.arrived_at)::float8 AS age_s,
-    extract(epoch FROM c.next_try - clock.now)::float8 AS next_try_s,
+    NULL::float8 AS next_try_s,
     'active' AS state
 FROM clock CROSS JOIN living CROSS JOIN me LEFT JOIN claimed c ON c.owner IS NOT NULL
+ORDER BY c.lane, c.arrived_at
 """
 
 # Steps of deliveries: $12 id, $13 epoch, $14 step, $15 recipients, $16 destination, $17 retry in seconds, $18 error,

@@ -60,7 +60,7 @@ class Wake:
             try:
                 connection = await self._connections.connect(loop.time() + ANSWER_S)
                 try:
-                    await connection.add_listener(CHANNEL, self._hear)
+                    await Session(self._connections, connection, loop.time() + ANSWER_S).listen(CHANNEL, self._hear)
                     backoff_s = 0.1
                     await self._poll(connection)
                 finally:
