@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -44,6 +45,8 @@ from mailflow.smtp.tls import PemPair, ServerTls
 from mailflow.smtp.transaction import SmtpOptions
 from mailflow.store import Entry, MessageStore, Settlement, Statistics
 from mailflow.store.postgres import PostgresStore
+from mailflow.store.sqlite import SqliteStore
+from mailflow.store.sqlite_shards import SqliteShards, shards_of_slot
 
 ACCEPT_BACKLOG = 1024
 DELIVERIES_AT_ONCE = 10  # of stored messages to a destination that does not say what it takes
@@ -378,7 +381,15 @@ def make_store(settings: config.Settings, *, slot: int, workers: int) -> Message
     match settings.store.url:
         case config.PostgresServer(url):
             return PostgresStore(url, lease_s=settings.store.lease_s)
-    return None
+        case config.SqliteFile(path):
+            return SqliteShards(shards_of_slot(path, slot=slot, slots=workers), partial(_make_shard, settings))
+        case None:
+            return None
+
+
+def _make_shard(settings: config.Settings, path: Path) -> SqliteStore:
+    min_free_bytes = settings.store.min_free_bytes or 2 * settings.mx.max_message_bytes
+    return SqliteStore(path, lease_s=settings.store.lease_s, min_free_bytes=min_free_bytes)
 
 
 def mail_policy(settings: config.Settings) -> Policy:

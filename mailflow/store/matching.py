@@ -13,7 +13,7 @@ def matches(entry: Entry | Corrupt, wanted: Filter) -> bool:
     return (
         (wanted.state is None or entry.state is wanted.state)
         and (wanted.min_age_s is None or entry.age_s >= wanted.min_age_s)
-        and (wanted.error is None or wanted.error.lower() in entry.last_error.lower())
+        and (wanted.error is None or wanted.error.casefold() in entry.last_error.casefold())
         and (wanted.sender is None or _is_named(envelope.reverse_path, wanted.sender))
         and (wanted.recipient is None or any(_is_named(address, wanted.recipient) for address in recipients))
         and (wanted.domain is None or _has_domain([envelope.reverse_path, *recipients], wanted.domain))
@@ -23,9 +23,9 @@ def matches(entry: Entry | Corrupt, wanted: Filter) -> bool:
 def _is_named(address: Address | None, text: str) -> bool:
     if address is None:
         return text in ("", "<>")
-    return str(address).lower() == text.lower()
+    return text.casefold() in (str(address).casefold(), f"{address.local}@{address.ascii_domain}".casefold())
 
 
 def _has_domain(addresses: list[Address | None], text: str) -> bool:
-    domain = text.lower()
-    return any(a is not None and domain in (a.domain.lower(), a.ascii_domain) for a in addresses)
+    domain = text.casefold()
+    return any(a is not None and domain in (a.domain.casefold(), a.ascii_domain) for a in addresses)

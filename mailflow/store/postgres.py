@@ -118,10 +118,12 @@ class PostgresStore:
         deadline: float,
         owner: Epoch | None = None,
         is_in_doubt: bool = False,
+        retry_s: float = 0.0,
+        last_error: str = "",
     ) -> Claim | None:
         """MessageStore.accept."""
         size_bytes = sum(map(len, body))
-        message = await _off_loop(size_bytes, new_message, envelope, body, owner, is_in_doubt)
+        message = await _off_loop(size_bytes, new_message, envelope, body, owner, is_in_doubt, retry_s, last_error)
         if owner is None:
             await self._acceptor.accept(message, deadline=deadline)
             self._wake.tell()

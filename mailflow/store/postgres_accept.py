@@ -47,7 +47,8 @@ class Acceptor:
         weight = sum(message.weight_bytes for message in messages)
         patience_s = STATEMENT_S + weight / SLOWEST_BYTES_PER_S
         deadline = min(deadline, asyncio.get_running_loop().time() + patience_s)
-        rows = await connections.fetch(ACCEPT, *message_columns(messages), self._lease_s, deadline=deadline)
+        before = [message.retry_s for message in messages], [message.last_error for message in messages]
+        rows = await connections.fetch(ACCEPT, *message_columns(messages), self._lease_s, *before, deadline=deadline)
         connections.note_room()
         arrived: dict[str, float] = {row["id"]: row["arrived_at"] for row in rows}
         if missing := [message.envelope.id for message in messages if message.envelope.id not in arrived]:

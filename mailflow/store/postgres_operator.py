@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from mailflow.mail.address import Address
+from mailflow.store.matching import matches
 from mailflow.store.postgres_connection import Connections
 from mailflow.store.postgres_rows import ENTRY_COLUMNS, IS_OWNED, read_entry
 from mailflow.store.record import is_intact
@@ -76,7 +76,7 @@ async def list_entries(
     while len(found) < limit:
         size = max(PAGE_ENTRIES, limit) if wanted != Filter() else limit - len(found)
         rows = await connections.fetch(_LIST, after, size, deadline=loop.time() + patience_s)
-        found += [entry for row in rows if _may_fit(row, wanted, words) and _fits(entry := read_entry(row), wanted)]
+        found += [entry for row in rows if _may_fit(row, wanted, words) and matches(entry := read_entry(row), wanted)]
         if len(rows) < size:
             break
         after = rows[-1]["id"]
@@ -118,33 +118,8 @@ def _words(wanted: Filter) -> list[bytes]:
 
 def _may_fit(row: Any, wanted: Filter, words: Sequence[bytes]) -> bool:
     """Tell whether it is worth reading; what is corrupt always is."""
-    if wanted.state in {None, State(row["state"])} and (wanted.error or "") in row["last_error"]:
+    if wanted.state in {None, State(row["state"])} and (wanted.error or "").casefold() in row["last_error"].casefold():
         text = (row["envelope"] + row["recipients"]).lower() if words else b""
         if all(word in text for word in words):
             return True
     return not (is_intact(row["envelope"]) and is_intact(row["recipients"]))
-
-
-def _fits(entry: Entry | Corrupt, wanted: Filter) -> bool:
-    if isinstance(entry, Corrupt):
-        return wanted.state in {None, State.SET_ASIDE}
-    sender = entry.envelope.reverse_path
-    owed = [recipient.address for recipient in entry.envelope.recipients]
-    return (
-        (wanted.state is None or entry.state is wanted.state)
-        and (wanted.min_age_s is None or entry.age_s >= wanted.min_age_s)
-        and (wanted.error is None or wanted.error in entry.last_error)
-        and (wanted.sender is None or _is_address(sender, wanted.sender))
-        and (wanted.recipient is None or any(_is_address(address, wanted.recipient) for address in owed))
-        and (wanted.domain is None or any(_is_in(address, wanted.domain) for address in (sender, *owed) if address))
-    )
-
-
-def _is_address(address: Address | None, text: str) -> bool:
-    if address is None:
-        return text == "<>"
-    return text.casefold() in {str(address).casefold(), f"{address.local}@{address.ascii_domain}".casefold()}
-
-
-def _is_in(address: Address, domain: str) -> bool:
-    return domain.casefold() in {address.domain.casefold(), address.ascii_domain}

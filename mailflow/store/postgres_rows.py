@@ -39,7 +39,7 @@ ENTRY_COLUMNS = f"""
 
 @dataclass(frozen=True, slots=True)
 class NewMessage:
-    """A message as it is to be stored. `owner` 0: nobody's yet."""
+    """A message as it is to be stored. `owner` 0: nobody's yet. `last_error`: why it was not delivered before."""
 
     envelope: Envelope
     parts: tuple[bytes, ...]
@@ -47,6 +47,8 @@ class NewMessage:
     crc: int
     owner: int = 0
     is_in_doubt: bool = False
+    retry_s: float = 0.0
+    last_error: str = ""
 
     @property
     def key(self) -> str:
@@ -60,14 +62,20 @@ class NewMessage:
 
 
 def new_message(
-    envelope: Envelope, body: Sequence[bytes], owner: Epoch | None = None, is_in_doubt: bool = False
+    envelope: Envelope,
+    body: Sequence[bytes],
+    owner: Epoch | None = None,
+    is_in_doubt: bool = False,
+    retry_s: float = 0.0,
+    last_error: str = "",
 ) -> NewMessage:
     """Cut and seal a body."""
     crc = 0
     for piece in body:
         crc = zlib.crc32(piece, crc)
     number = owner.number if owner else 0
-    return NewMessage(envelope, tuple(_cut(body)), sum(map(len, body)), crc, number, is_in_doubt)
+    error = storable_text(last_error)
+    return NewMessage(envelope, tuple(_cut(body)), sum(map(len, body)), crc, number, is_in_doubt, retry_s, error)
 
 
 def message_columns(messages: Sequence[NewMessage]) -> list[list[Any]]:

@@ -16,17 +16,18 @@ _MESSAGES = """
     )
 """
 
-# What is not returned is there already, or has been given up (GIVE_UP). $12: the lease in seconds.
+# What is not returned is there already, or has been given up (GIVE_UP). $12: the lease in seconds, $13 and
+# $14 of each message: when to try it first, in seconds, and why it was not delivered before it came.
 ACCEPT = f"""
 WITH {_MESSAGES},
 stored AS (
     INSERT INTO mailflow.entry (id, state, lane, destination, next_try, owner, is_begun, is_in_doubt, attempts, crashes,
         arrived_at, size, crc, last_error, is_delay_told, envelope, recipients)
-    SELECT id, 'queued', 0, destination,
-        clock_timestamp() + CASE WHEN owner = 0 THEN interval '0' ELSE make_interval(secs => $12) END,
-        nullif(owner, 0), owner <> 0, is_in_doubt, (owner <> 0)::integer, 0,
-        clock_timestamp(), size, crc, '', false, envelope, recipients
-    FROM message
+    SELECT id, 'queued', (error <> '')::integer, destination,
+        clock_timestamp() + make_interval(secs => CASE WHEN owner = 0 THEN retry_s ELSE $12 END),
+        nullif(owner, 0), owner <> 0, is_in_doubt, (owner <> 0 OR error <> '')::integer, 0,
+        clock_timestamp(), size, crc, error, false, envelope, recipients
+    FROM message JOIN unnest($1::text[], $13::float8[], $14::text[]) AS before (id, retry_s, error) USING (id)
     ON CONFLICT (id) DO NOTHING
     RETURNING id, arrived_at
 ),

@@ -196,6 +196,10 @@ class SqliteStore:
         self._beats[number] = self._clock()
         return Epoch(number, name)
 
+    def join(self, epoch: Epoch) -> None:
+        """Let an epoch of another shard of the same process claim here too."""
+        self._beats[epoch.number] = self._clock()
+
     async def heartbeat(self, epoch: Epoch) -> None:
         """MessageStore.heartbeat. Asks a disk that failed whether it works again."""
         self._room.keep_reserve()
@@ -303,6 +307,12 @@ class SqliteStore:
     def on_due(self, callback: Callable[[], None]) -> None:
         """MessageStore.on_due."""
         self._callbacks.append(callback)
+
+    def discard(self) -> None:
+        """Remove a closed shard that is empty."""
+        self._files.discard()
+        for suffix in ("", "-wal", "-shm", ".reserve", ".lock"):
+            _beside(self.path, suffix).unlink(missing_ok=True)
 
     async def _settle(self, claim: Claim, settlement: Settlement) -> bool:
         """Settle with what is left, and what is reported of it."""

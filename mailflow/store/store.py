@@ -66,6 +66,11 @@ class Entry:
     last_error: str = ""
     is_delay_told: bool = False
 
+    @property
+    def id(self) -> str:
+        """The message's id."""
+        return self.envelope.id
+
 
 @dataclass(frozen=True, slots=True)
 class Corrupt:
@@ -93,7 +98,7 @@ class Claim:
     @property
     def id(self) -> str:
         """The message's id."""
-        return self.entry.envelope.id
+        return self.entry.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,8 +106,8 @@ class SqliteKind:
             ).get
             connection.execute("UPDATE body SET content = ? WHERE seq = ?", (_flip(content), seq))
         else:
-            value = connection.execute(f"SELECT {what} FROM entry WHERE id = ?", (id,)).get  # noqa: S608
-            connection.execute(f"UPDATE entry SET {what} = ? WHERE id = ?", (_flip(value), id))  # noqa: S608
+            value = connection.execute(f"SELECT {what} FROM entry WHERE id = ?", (id,)).get
+            connection.execute(f"UPDATE entry SET {what} = ? WHERE id = ?", (_flip(value), id))
         connection.close()
 
     async def break_down(self) -> None:

@@ -1,7 +1,7 @@
 """One suite for every MessageStore."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,16 +25,9 @@ from mailflow.store import (
     StoreUnavailable,
 )
 from tests.contract.store_kinds import LEASE_S, MemoryKind, PostgresKind, SqliteKind, StoreKind
-from tests.postgres_server import PostgresServer
 
 BODY = (b"Received: by us\r\n", b"Subject: \xff\r\n\r\n\0 body\r\n")
 DONE = Settlement()
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        yield server
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
@@ -46,7 +39,7 @@ async def kind(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         case "sqlite":
             kind = SqliteKind(tmp_path)
         case _:
-            kind = PostgresKind(request.getfixturevalue("server"))
+            kind = PostgresKind(request.getfixturevalue("postgres_server"))
     await kind.store.open()
     yield kind
     await kind.close()
@@ -350,7 +343,9 @@ async def test_leaving_hands_everything_back(store: MessageStore) -> None:
 async def crash(kind: StoreKind, *, begins: str) -> list[str]:
     """Let a worker claim all it can, begin one, and die; give what it had."""
     epoch = await kind.store.enter("dying")
-    claimed = await claim(kind.store, epoch, takes_suspect=True)
+    claimed: list[Claim] = []
+    while more := await claim(kind.store, epoch, takes_suspect=True):
+        claimed += more
     for one in claimed:
         if one.id == begins:
             await kind.store.begin(one)

@@ -119,9 +119,10 @@ class Campaign:
 
     async def _settle(self) -> None:
         """Wait until nothing is missing; what is missing for long is lost."""
-        deadline = time.monotonic() + SETTLED_S
-        while self.ledger.missing() and time.monotonic() < deadline:
-            await asyncio.sleep(0.2)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SETTLED_S):
+                while self.ledger.missing():
+                    await self.ledger.wait_line()
         await asyncio.sleep(2)  # for copies that should not come
 
 

@@ -4,6 +4,7 @@ A promise is a 250 to a message: each of its recipients has to be delivered or r
 only by an end that came while the first one's confirmation was still on its way or being written down.
 """
 
+import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -21,11 +22,18 @@ class Ledger:
     delivered: dict[Pair, list[float]] = field(default_factory=lambda: defaultdict(list))
     returned: dict[Pair, list[float]] = field(default_factory=lambda: defaultdict(list))
     kills: list[float] = field(default_factory=list)
+    _came: asyncio.Event = field(default_factory=asyncio.Event)
 
     def note_line(self, line: str) -> None:
         """Take a line of the sink."""
         at, what, token, recipient = line.split()
         (self.delivered if what == "delivered" else self.returned)[token, recipient].append(float(at))
+        self._came.set()
+
+    async def wait_line(self) -> None:
+        """Wait for the next line of the sink."""
+        self._came.clear()
+        await self._came.wait()
 
     def missing(self) -> list[Pair]:
         """Give what was promised and neither delivered nor returned."""

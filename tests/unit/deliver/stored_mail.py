@@ -41,6 +41,7 @@ class Mailboxes:
     delivered: list[str] = field(default_factory=list)
     release: asyncio.Event = field(default_factory=asyncio.Event)
     begun: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
     at_once: int = 0
     most_at_once: int = 0
 
@@ -75,3 +76,4 @@ class Mailboxes:
             return outcomes
         finally:
             self.at_once -= 1
+            self.ended.set()
