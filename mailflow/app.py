@@ -7,6 +7,7 @@ that were bound before it, and drains: SIGTERM ends in `drain`, never in the mid
 import asyncio
 import os
 import random
+import secrets
 import socket
 import ssl
 import time
@@ -18,15 +19,19 @@ from pathlib import Path
 import structlog
 
 from mailflow import config
+from mailflow.deliver.bounce import Judge, Judgement
 from mailflow.deliver.depot import Depot
 from mailflow.deliver.mailbox import LmtpBackend
 from mailflow.deliver.maildir import MaildirBackend
 from mailflow.deliver.route import Backend, Route, Router
+from mailflow.deliver.schedule import Schedule
 from mailflow.dns import Resolver, StubResolver
 from mailflow.mail.address import Address, parse_mailbox
 from mailflow.mail.address_book import AddressBook, AddressRules
 from mailflow.mail.domain_table import DomainTable
 from mailflow.mail.handoff import Handoff, Outcome
+from mailflow.mail.message_id import RANDOM_OCTETS, make_message_id
+from mailflow.mail.reply import Reply
 from mailflow.observe.cpu_strain import CpuStrainReader
 from mailflow.observe.metrics import Metrics
 from mailflow.observe.nursery import Nursery
@@ -43,7 +48,7 @@ from mailflow.smtp.connection import SmtpService
 from mailflow.smtp.lmtp_connect import parse_server
 from mailflow.smtp.tls import PemPair, ServerTls
 from mailflow.smtp.transaction import SmtpOptions
-from mailflow.store import Entry, MessageStore, Settlement, Statistics
+from mailflow.store import Entry, MessageStore, Statistics
 from mailflow.store.postgres import PostgresStore
 from mailflow.store.sqlite import SqliteStore
 from mailflow.store.sqlite_shards import SqliteShards, shards_of_slot
@@ -235,6 +240,7 @@ class Worker:
             nursery=self._background,
             max_header_bytes=settings.mx.max_header_bytes,
             writes_received_spf=settings.mailauth.received_spf,
+            find_refusal=self._find_refusal,
             may_relay=lambda ip: is_in(settings.mx.relay_from, ip) and not self.proxy_trust.is_in_doubt(),
         )
         return Plan(
@@ -243,7 +249,7 @@ class Worker:
             router,
             postmaster,
             inbound,
-            _smtp_options(settings, handoff),
+            _smtp_options(settings, handoff, has_store=self._depot is not None),
             _server_tls(settings, self._fallback),
         )
 
@@ -260,6 +266,9 @@ class Worker:
         home = plan.router.find_backend(postmaster)
         if isinstance(home, MaildirBackend):
             await home.create_mailbox(postmaster)
+
+    def _find_refusal(self) -> Reply | None:
+        return self._depot.find_refusal() if self._depot else None
 
     def _make_depot(self, settings: config.Settings, store: MessageStore, slot: int) -> Depot:
         is_shared = isinstance(settings.store.url, config.PostgresServer)
@@ -278,14 +287,24 @@ class Worker:
             find_room=self._find_room,
             find_first_retry_s=lambda: self._plan.settings.store.first_retry_s,
             judge=self._judge,
+            on_report=lambda result: metrics.reports_total.labels(result).inc(),
             delivers="delivery" in settings.roles or not is_shared,
             nursery=self._deliveries,
             on_count=note if slot == 0 or not is_shared else None,
         )
 
-    def _judge(self, entry: Entry, body: Sequence[bytes], outcomes: Sequence[Outcome]) -> Settlement:
-        owed = [r for r, o in zip(entry.envelope.recipients, outcomes, strict=True) if not o.is_final]
-        return Settlement(owed=owed, retry_s=self._plan.settings.store.first_retry_s, last_error=outcomes[0].detail)
+    def _judge(self, entry: Entry, body: Sequence[bytes], outcomes: Sequence[Outcome]) -> Judgement:
+        """Settle an attempt as the configuration that holds now has it."""
+        settings = self._plan.settings
+        judge = Judge(
+            hostname=settings.hostname,
+            schedule=Schedule(settings.store.first_retry_s, settings.store.expire_s),
+            find_recipient=self._plan.router.find_recipient,
+            new_id=lambda: make_message_id(time.time(), secrets.token_bytes(RANDOM_OCTETS)),
+            now=time.time,
+            draw=random.random,
+        )
+        return judge.judge(entry, body, outcomes)
 
     def _find_room(self, destination: str) -> int:
         """Give how many stored messages at once a destination takes: half of what a backend takes is for new mail."""
@@ -416,7 +435,7 @@ def _rules(settings: config.Settings) -> AddressBook:
     )
 
 
-def _smtp_options(settings: config.Settings, handoff: Handoff) -> SmtpOptions:
+def _smtp_options(settings: config.Settings, handoff: Handoff, *, has_store: bool) -> SmtpOptions:
     mx = settings.mx
     return SmtpOptions(
         hostname=settings.hostname,
@@ -428,6 +447,7 @@ def _smtp_options(settings: config.Settings, handoff: Handoff) -> SmtpOptions:
         data_timeout_s=mx.data_timeout_s,
         min_data_rate=mx.min_data_rate,
         normalizes_newlines=mx.bare_newline == "normalize",
+        has_dsn=has_store,
     )
 
 

@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from mailflow.deliver.answers import NOT_ANSWERING, OWN_FAULT
+from mailflow.deliver.bounce import Judgement
 from mailflow.deliver.storing import Deliverer
 from mailflow.deliver.tenure import Tenure
 from mailflow.deliver.watch import wait_delivery
 from mailflow.mail.handoff import DeliveryStatus, DotWithheld, FinalDot, Outcome
+from mailflow.observe.log import log_decision
 from mailflow.observe.nursery import Nursery
-from mailflow.store import Claim, ClaimLost, Corrupt, Entry, MessageStore, Settlement, StoreUnavailable
+from mailflow.store import Claim, ClaimLost, Corrupt, Entry, MessageStore, StoreUnavailable
 
 SETTLE_PAUSE_S = 1.0
 
@@ -26,7 +28,7 @@ log = structlog.get_logger()
 
 class Attempts:
     """Makes attempts. `find_router()` gives the router of the configuration that holds; `judge(entry, body, outcomes)`
-    makes a settlement of what an attempt gave.
+    makes a settlement of what an attempt gave; `on_report(result)` hears of each notification stored, or withheld.
     """
 
     def __init__(
@@ -35,7 +37,8 @@ class Attempts:
         tenure: Tenure,
         *,
         find_router: Callable[[], Deliverer],
-        judge: Callable[[Entry, Sequence[bytes], Sequence[Outcome]], Settlement],
+        judge: Callable[[Entry, Sequence[bytes], Sequence[Outcome]], Judgement],
+        on_report: Callable[[str], object] = lambda result: None,
         nursery: Nursery,
     ) -> None:
         self._store = store
@@ -43,6 +46,7 @@ class Attempts:
         self._find_router = find_router
         self._judge = judge
         self._nursery = nursery
+        self._on_report = on_report
 
     async def make(self, claim: Claim, body: Sequence[bytes] | None) -> None:
         """Attempt what was claimed, and settle it. A body None is read from the store, and the attempt noted first."""
@@ -50,7 +54,7 @@ class Attempts:
             if body is None:
                 body = await self._begin(claim)
             if body is not None:
-                await self._settle(claim, body, await self._deliver(claim, body))
+                await self._deliver(claim, body)
         except (ClaimLost, DotWithheld):
             log.warning("claim_lost", id=claim.id)
         except StoreUnavailable as exc:  # nothing was dialed
@@ -73,15 +77,17 @@ class Attempts:
             return None
         return body
 
-    async def _deliver(self, claim: Claim, body: Sequence[bytes]) -> Sequence[Outcome]:
-        """Deliver; while the answer to our final dot is waited for, the store shows the message as in doubt."""
+    async def _deliver(self, claim: Claim, body: Sequence[bytes]) -> None:
+        """Deliver and settle. What waits for the answer to our final dot is left in doubt: others have its place."""
         envelope, router = claim.entry.envelope, self._find_router()
         dot = FinalDot(lambda: self._tenure.holds(claim.epoch))
         delivery = self._nursery.start(router.deliver(envelope, body, dot), name="delivery")
-        if not await wait_delivery(delivery, dot, patience_s=router.handoff_deadline_s(envelope)):
-            with contextlib.suppress(StoreUnavailable):  # it is shown, no more
-                await self._store.mark_in_doubt(claim)
-        return await self._outcomes_of(claim, delivery)
+        if await wait_delivery(delivery, dot, patience_s=router.handoff_deadline_s(envelope)):
+            await self._settle(claim, body, await self._outcomes_of(claim, delivery))
+            return
+        with contextlib.suppress(StoreUnavailable):  # it is shown, no more
+            await self._store.mark_in_doubt(claim)
+        self._nursery.start(self.follow(claim, body, delivery), name="answers in doubt")
 
     async def _outcomes_of(self, claim: Claim, delivery: "asyncio.Task[list[Outcome]]") -> Sequence[Outcome]:
         """Give the outcomes, those of a delivery that gave up or crashed as well. Raises DotWithheld."""
@@ -97,10 +103,34 @@ class Attempts:
         return [outcome] * len(claim.entry.envelope.recipients)
 
     async def _settle(self, claim: Claim, body: Sequence[bytes], outcomes: Sequence[Outcome]) -> None:
-        settlement = self._judge(claim.entry, body, outcomes)
+        judgement = self._judge(claim.entry, body, outcomes)
         while True:
             try:
-                return await self._store.settle(claim, settlement)
+                await self._store.settle(claim, judgement.settlement)
+                break
             except StoreUnavailable as exc:
                 log.warning("settle_failed", id=claim.id, reason=str(exc))
             await asyncio.sleep(SETTLE_PAUSE_S)
+        self._tell(claim.entry, outcomes, judgement)
+
+    def _tell(self, entry: Entry, outcomes: Sequence[Outcome], judgement: Judgement) -> None:
+        """Log what came of each recipient, and what is told of it."""
+        owed = {recipient.address for recipient in judgement.settlement.owed}
+        for recipient, outcome in zip(entry.envelope.recipients, outcomes, strict=True):
+            log_decision(
+                "delivery",
+                id=entry.id,
+                rcpt_to=str(recipient.address),
+                outcome=outcome.status.value,
+                reply=str(outcome.reply),
+                backend=outcome.backend,
+                detail=outcome.detail,
+                attempt=max(entry.attempts, 1),
+                age_s=round(entry.age_s, 1),
+                next_try_s=round(judgement.settlement.retry_s, 1) if recipient.address in owed else None,
+            )
+        for action in judgement.told:
+            self._on_report(action.value)
+        for untold in judgement.untold:
+            self._on_report("withheld")
+            log_decision("not_reported", id=entry.id, rcpt_to=str(untold.recipient), reason=untold.reason)

@@ -9,12 +9,14 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from mailflow.deliver.attempt import Attempts
-from mailflow.deliver.storing import Deliverer, StoringHandoff
+from mailflow.deliver.bounce import Judgement
+from mailflow.deliver.storing import Deliverer, StoringHandoff, refuse_unhealthy
 from mailflow.deliver.tenure import Tenure
 from mailflow.deliver.worker import DeliveryWorker
 from mailflow.mail.handoff import Outcome
+from mailflow.mail.reply import Reply
 from mailflow.observe.nursery import Nursery
-from mailflow.store import Entry, MessageStore, Settlement, Statistics, StoreUnavailable
+from mailflow.store import Entry, MessageStore, Statistics, StoreUnavailable
 
 COUNT_PERIOD_S = 10.0
 
@@ -37,7 +39,8 @@ class Depot:
         find_router: Callable[[], Deliverer],
         find_room: Callable[[str], int],
         find_first_retry_s: Callable[[], float],
-        judge: Callable[[Entry, Sequence[bytes], Sequence[Outcome]], Settlement],
+        judge: Callable[[Entry, Sequence[bytes], Sequence[Outcome]], Judgement],
+        on_report: Callable[[str], object],
         delivers: bool,
         nursery: Nursery,
         on_count: Callable[[Statistics], None] | None = None,
@@ -49,7 +52,9 @@ class Depot:
         self._background = Nursery()
         self._on_count = on_count
         self.tenure = Tenure(store, name, lease_s=lease_s, nursery=self._background, on_change=self._wake)
-        attempts = Attempts(store, self.tenure, find_router=find_router, judge=judge, nursery=nursery)
+        attempts = Attempts(
+            store, self.tenure, find_router=find_router, judge=judge, on_report=on_report, nursery=nursery
+        )
         self._worker = DeliveryWorker(store, self.tenure, attempts, find_room=find_room, nursery=nursery)
 
     async def start(self) -> None:
@@ -68,6 +73,10 @@ class Depot:
         """Leave the store: what is claimed still is due at once, for anybody."""
         await self._background.cancel_all()
         await self.tenure.stop()
+
+    def find_refusal(self) -> Reply | None:
+        """Give the reply for a message that nobody could keep now; None where it is welcome."""
+        return refuse_unhealthy(self.tenure.unhealthy_reason())
 
     def make_handoff(self, router: Deliverer, *, max_recipients: int) -> StoringHandoff:
         """Give the hand-off of a configuration to the receiving side."""

@@ -13,7 +13,7 @@ from mailflow.deliver.answers import NOT_ANSWERING, UNCONFIRMED
 from mailflow.deliver.tenure import Tenure
 from mailflow.deliver.watch import wait_delivery
 from mailflow.mail.address import Address
-from mailflow.mail.envelope import Envelope
+from mailflow.mail.envelope import Envelope, Notify
 from mailflow.mail.handoff import DeliveryStatus, FinalDot, Outcome, Verification
 from mailflow.mail.reply import Reply
 from mailflow.observe.nursery import Nursery
@@ -93,19 +93,14 @@ class StoringHandoff:
         """See Handoff."""
         self._router.refresh()
 
-    def find_refusal(self) -> Reply | None:
-        """Give the reply for a message that could not be stored now, before it is sent; None where it could."""
-        unhealthy = self._tenure.unhealthy_reason()
-        return _refusal(unhealthy) if unhealthy else None
-
     async def verify_recipient(self, recipient: Address, *, is_smtputf8: bool, may_relay: bool) -> Verification:
         """See Handoff."""
         return await self._router.verify_recipient(recipient, is_smtputf8=is_smtputf8, may_relay=may_relay)
 
     async def deliver(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
         """Deliver now or store; see Handoff."""
-        is_single = len(envelope.recipients) == 1
-        handing = self._cut_through(envelope, body) if is_single else self._keep_for_all(envelope, body)
+        cuts_through = len(envelope.recipients) == 1 and not _reports_success(envelope)
+        handing = self._cut_through(envelope, body) if cuts_through else self._keep_for_all(envelope, body)
         return await asyncio.shield(self._nursery.start(handing, name="hand-off"))
 
     async def _cut_through(self, envelope: Envelope, body: Sequence[bytes]) -> list[Outcome]:
@@ -165,6 +160,11 @@ class StoringHandoff:
         return _stored(envelope, "in doubt: the final dot left, no answer yet")
 
 
+def _reports_success(envelope: Envelope) -> bool:
+    """Tell whether a sender wants to hear of the delivery; what tells it starts from the store."""
+    return envelope.may_report and any(r.notify is not None and Notify.SUCCESS in r.notify for r in envelope.recipients)
+
+
 def _stored(envelope: Envelope, detail: str = "") -> Outcome:
     return Outcome(DeliveryStatus.STORED, STORED, _destination(envelope), detail)
 
@@ -175,7 +175,10 @@ def _not_stored(envelope: Envelope, exc: StoreUnavailable, before: Outcome | Non
     return Outcome(status, NO_ROOM if exc.is_full else NOT_STORED, _destination(envelope), detail)
 
 
-def _refusal(unhealthy: Unhealthy) -> Reply:
+def refuse_unhealthy(unhealthy: Unhealthy | None) -> Reply | None:
+    """Give the reply for a message that could not be stored now, before it is sent; None where it could."""
+    if unhealthy is None:
+        return None
     return NO_ROOM if unhealthy.is_full else NOT_STORED
 
 

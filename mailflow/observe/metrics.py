@@ -129,6 +129,12 @@ class Metrics:
         self.bytes_in_flight = Gauge(
             "mailflow_bytes_in_flight", "Bytes of messages held in memory.", registry=self.registry
         )
+        self.reports_total = Counter(
+            "mailflow_reports_total",
+            "Notifications about stored mail by kind, and failures of which nobody was told: withheld.",
+            ("result",),
+            registry=self.registry,
+        )
         self.queue_messages = Gauge(
             "mailflow_queue_messages", "Messages in the store, by state.", ("state",), registry=self.registry
         )

@@ -17,6 +17,7 @@ from mailflow.dns import BudgetedResolver, Resolver
 from mailflow.mail.address import Address
 from mailflow.mail.envelope import Envelope, Recipient
 from mailflow.mail.handoff import DeliveryStatus, Handoff, Outcome, RecipientStatus
+from mailflow.mail.message_id import RANDOM_OCTETS, make_message_id
 from mailflow.mail.reply import ProtocolError, Reply
 from mailflow.mailauth.forged_results import strip_forged
 from mailflow.mailauth.result import AuthStatus
@@ -144,7 +145,7 @@ class Inbound:
 
     async def handle_DATA(self, server: SmtpSession, session: Client, envelope: Transaction) -> Reply:
         """Take a whole message: refuse loops, authenticate, decide, mark it with what was found, hand it on, answer."""
-        message_id = self._new_id()
+        message_id = make_message_id(self._now(), secrets.token_bytes(RANDOM_OCTETS))
         content = envelope.original_content or b""
         session.context.facts |= {"id": message_id, "size": len(content)}
         message = take_message(content, max_header_bytes=self._max_header_bytes)
@@ -261,10 +262,6 @@ class Inbound:
         for method, status in list_results(evidence):
             self._metrics.auth_results[method, status.value].inc()
         return evidence
-
-    def _new_id(self) -> str:
-        """Make an id that sorts by time and is nobody else's: milliseconds, then 40 random bits."""
-        return f"{int(self._now() * 1000):011x}{secrets.token_hex(5)}"
 
 
 def _seal(envelope: Transaction, message_id: str, evidence: Evidence, verdict: Verdict) -> Envelope:
