@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -51,7 +52,7 @@ from mailflow.smtp.transaction import SmtpOptions
 from mailflow.store import Entry, MessageStore, Statistics
 from mailflow.store.postgres import PostgresStore
 from mailflow.store.sqlite import SqliteStore
-from mailflow.store.sqlite_shards import SqliteShards, shards_of_slot
+from mailflow.store.sqlite_shards import SqliteShards, find_shards, shard_path, shards_of_slot
 
 ACCEPT_BACKLOG = 1024
 DELIVERIES_AT_ONCE = 10  # of stored messages to a destination that does not say what it takes
@@ -201,6 +202,10 @@ class Worker:
         self._metrics.backlog_ratio.set(self.pressure.backlog)
         self._metrics.cpu_throttled_ratio.set(self.pressure.strain.throttled or 0)
         self._metrics.cpu_waiting_ratio.set(self.pressure.strain.waiting or 0)
+
+    async def answer_queue(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Answer what an operator asks of the store (store.desk)."""
+        return await self._depot.answer(question) if self._depot else {"error": "no store is configured"}
 
     def unready_reason(self) -> str | None:
         """Give in words why no traffic should come, None where it should."""
@@ -404,6 +409,16 @@ def make_store(settings: config.Settings, *, slot: int, workers: int) -> Message
             return SqliteShards(shards_of_slot(path, slot=slot, slots=workers), partial(_make_shard, settings))
         case None:
             return None
+
+
+def make_store_of_all(settings: config.Settings) -> MessageStore:
+    """Make the store as an operator sees it: all shards of a service that does not run. Needs a `[store] url`."""
+    url = settings.store.url
+    if isinstance(url, config.SqliteFile):
+        numbers = sorted({0, *find_shards(url.path)})
+        return SqliteShards([shard_path(url.path, number) for number in numbers], partial(_make_shard, settings))
+    assert url is not None
+    return PostgresStore(url.url, lease_s=settings.store.lease_s)
 
 
 def _make_shard(settings: config.Settings, path: Path) -> SqliteStore:

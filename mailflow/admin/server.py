@@ -7,7 +7,7 @@ is the drain's, and the admin listener closes last, so that the drain can be wat
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import uvicorn
@@ -47,9 +47,17 @@ class _QuietServer(uvicorn.Server):
 
 
 class AdminServer:
-    """The admin listener. `render_metrics` gives the text that Prometheus scrapes and its content type."""
+    """The admin listener. `render_metrics` gives the text that Prometheus scrapes and its content type;
+    `api_routes` are served beside.
+    """
 
-    def __init__(self, health: Health, render_metrics: Callable[[], Awaitable[tuple[bytes, str]]]) -> None:
+    def __init__(
+        self,
+        health: Health,
+        render_metrics: Callable[[], Awaitable[tuple[bytes, str]]],
+        *,
+        api_routes: Sequence[Route] = (),
+    ) -> None:
         self._health = health
         self._render = render_metrics
         routes = [
@@ -57,6 +65,7 @@ class AdminServer:
             Route("/readyz", self._readyz),
             Route("/livez", self._livez),
             Route("/metrics", self._render_metrics),
+            *api_routes,
         ]
         config = uvicorn.Config(
             Starlette(routes=routes), log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1

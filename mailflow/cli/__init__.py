@@ -13,6 +13,7 @@ from mailflow.cli.config_reference import config_reference
 from mailflow.cli.demo import demo
 from mailflow.cli.dkim import dkim
 from mailflow.cli.doctor import doctor
+from mailflow.cli.queue import queue
 from mailflow.cli.serve import serve
 
 app = typer.Typer(
@@ -29,6 +30,7 @@ app.command("config-reference")(config_reference)
 app.command("doctor")(doctor)
 app.add_typer(auth, name="auth")
 app.add_typer(dkim, name="dkim")
+app.add_typer(queue, name="queue")
 
 
 def _show_version(is_asked: bool) -> None:

@@ -374,10 +374,15 @@ class LogTable(Table):
 
 
 class AdminTable(Table):
-    """Probes and metrics over HTTP."""
+    """Probes, metrics, and the queue over HTTP."""
 
     listen: v.ListenAddress = declare(
-        "127.0.0.1:8080", "Where /livez, /readyz, /startupz and /metrics are served.", allowed=v.LISTEN
+        "127.0.0.1:8080", "Where /livez, /readyz, /startupz, /metrics and /api are served.", allowed=v.LISTEN
+    )
+    token_file: v.ReadableFile = declare(
+        "",
+        "A file with the token that /api asks for, as a Bearer token. Without one /api is answered on loopback alone.",
+        allowed='a file, or ""',
     )
 
 

@@ -8,6 +8,7 @@ be delivered again for a database that was away for a moment.
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -52,7 +53,9 @@ class Attempts:
         """Attempt what was claimed, and settle it. A body None is read from the store, and the attempt noted first."""
         try:
             if body is None:
-                body = await self._begin(claim)
+                await self._store.begin(claim)
+                entry = replace(claim.entry, attempts=claim.entry.attempts + 1)
+                claim, body = replace(claim, entry=entry), await self._read_body(claim)
             if body is not None:
                 await self._deliver(claim, body)
         except (ClaimLost, DotWithheld):
@@ -69,8 +72,7 @@ class Attempts:
         except ClaimLost:
             log.warning("claim_lost", id=claim.id)
 
-    async def _begin(self, claim: Claim) -> Sequence[bytes] | None:
-        await self._store.begin(claim)
+    async def _read_body(self, claim: Claim) -> Sequence[bytes] | None:
         body = await self._store.open_body(claim.id)
         if isinstance(body, Corrupt):
             log.error("message_set_aside", id=claim.id, reason=body.reason)
@@ -125,7 +127,7 @@ class Attempts:
                 reply=str(outcome.reply),
                 backend=outcome.backend,
                 detail=outcome.detail,
-                attempt=max(entry.attempts, 1),
+                attempt=entry.attempts,
                 age_s=round(entry.age_s, 1),
                 next_try_s=round(judgement.settlement.retry_s, 1) if recipient.address in owed else None,
             )

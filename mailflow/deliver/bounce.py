@@ -117,7 +117,7 @@ class Judge:
                 untold += [Untold(address, reason or "the sender asked not to be told") for address in silent]
         settlement = Settlement(
             owed=owed,
-            retry_s=self._schedule.find_retry_s(max(entry.attempts, 1), entry.age_s, self._draw()),
+            retry_s=self._schedule.find_retry_s(entry.attempts, entry.age_s, self._draw()),
             last_error=errors[0] if errors else "",
             is_delay_told=is_delay_told,
             reports=reports,

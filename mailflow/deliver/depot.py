@@ -5,6 +5,7 @@ Outlives every configuration but the store's own; what a configuration decides i
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import structlog
 
@@ -17,6 +18,7 @@ from mailflow.mail.handoff import Outcome
 from mailflow.mail.reply import Reply
 from mailflow.observe.nursery import Nursery
 from mailflow.store import Entry, MessageStore, Statistics, StoreUnavailable
+from mailflow.store.desk import answer
 
 COUNT_PERIOD_S = 10.0
 
@@ -89,6 +91,10 @@ class Depot:
             find_first_retry_s=self._find_first_retry_s,
             nursery=self._nursery,
         )
+
+    async def answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        """Answer an operator's question (store.desk)."""
+        return await answer(self._store, question)
 
     def _wake(self) -> None:
         self._worker.wake()

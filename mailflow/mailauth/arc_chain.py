@@ -36,7 +36,7 @@ SEAL: Final = b"arc-seal"
 ARC_FIELDS: Final = (RESULTS, SIGNATURE, SEAL)  # in the order in which a seal covers them (s5.1.1)
 
 # A comment in a comment is not read: nobody writes one before an instance.
-_CFWS = rb"(?:[ \t\r\n]++|\((?:[^()\\]++|\\.)*+\))*+"
+_CFWS = rb"(?:[ \t\r\n]++|\((?:[^()\\]++|\\.)*\))*"
 _INSTANCE = re.compile(rb"%(c)si%(c)s=%(c)s([0-9]{1,2})%(c)s;" % {b"c": _CFWS}, re.DOTALL)
 _TIME_DIGITS: Final = 12
 

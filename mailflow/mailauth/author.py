@@ -27,13 +27,13 @@ _MAX_HOST: Final = 253
 _MAX_GUESSES: Final = 100  # addresses in a field outside the grammar; with more, nobody can say who the author is
 
 _ATEXT: Final = rb"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]"
-_DOT_ATOM: Final = _ATEXT + rb"++(?:\." + _ATEXT + rb"++)*+"
-_HOST: Final = rb"[A-Za-z0-9_\-]{1,63}+(?:\.[A-Za-z0-9_\-]{1,63}+)*+"
+_DOT_ATOM: Final = _ATEXT + rb"++(?:\." + _ATEXT + rb"++)*"
+_HOST: Final = rb"[A-Za-z0-9_\-]{1,63}+(?:\.[A-Za-z0-9_\-]{1,63}+)*"
 _QUOTED: Final = rb'"[\x20\x21\x23-\x3f\x41-\x5b\x5d-\x7e]*+"'
-_PHRASE: Final = _ATEXT + rb"(?:[. \t]|" + _ATEXT + rb")*+"
+_PHRASE: Final = _ATEXT + rb"(?:[. \t]|" + _ATEXT + rb")*"
 # Nearly every field: a name of atoms or one quoted string without an @, and one address. One match, no closer look.
 _PLAIN: Final = re.compile(
-    rb"[ \t]*+(?:(?:" + _QUOTED + rb"|(?:" + _PHRASE + rb")?+)[ \t]*+<(" + _DOT_ATOM + rb")@(" + _HOST + rb")>"
+    rb"[ \t]*+(?:(?:" + _QUOTED + rb"|(?:" + _PHRASE + rb")?)[ \t]*+<(" + _DOT_ATOM + rb")@(" + _HOST + rb")>"
     rb"|(" + _DOT_ATOM + rb")@(" + _HOST + rb"))[ \t]*+"
 )
 # What a reader that takes header lines where we see none might take for the field: white space, control characters and

@@ -24,9 +24,9 @@ MAX_SIGNED_FIELDS: Final = 512
 _TAG = re.compile(r"(?:\A|(?<=;))[ \t]*+([A-Za-z][A-Za-z0-9_]*+)[ \t]*+=([^;]*+)")
 _FOLD = re.compile(rb"\r\n(?=[ \t])")
 _LEGAL: Final = bytes({0x09} | set(range(0x20, 0x7F)) | set(range(0x80, 0x100)))
-_FIELD_NAMES = re.compile(r"[\x21-\x39\x3b-\x7e]++(?:[ \t]*+:[ \t]*+[\x21-\x39\x3b-\x7e]++)*+")
+_FIELD_NAMES = re.compile(r"[\x21-\x39\x3b-\x7e]++(?:[ \t]*+:[ \t]*+[\x21-\x39\x3b-\x7e]++)*")
 # Sub-domains of RFC 5321 s4.1.2, and the underscore that selectors in use do have.
-_DOMAIN = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*+")
+_DOMAIN = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?)*")
 
 
 class SignatureFault(Exception):

@@ -18,13 +18,13 @@ MAX_REASON_CHARS = 200
 MAX_LINE_CHARS = 78  # RFC 5322 s2.1.1, without CRLF; only a single word can make a line longer, up to 700
 
 # Possessive (++, *+): linear on whatever is written.
-_LABEL = r"[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+"
+_LABEL = r"[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*"
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]++"
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+").fullmatch  # RFC 2045 s5.1
 # [ [ local-part ] "@" ] domain-name of RFC 8601 s2.2; the domain as in RFC 6376 s3.5: two labels or more.
 _ADDRESS = re.compile(rf"(?:{_ATEXT}(?:\.{_ATEXT})*+)?@{_LABEL}(?:\.{_LABEL})+").fullmatch
 _UNPRINTABLE = re.compile(r"[^ -~]")
-_CLAIM = re.compile(r"=(?=(?:\([^()]*+\)|[^A-Za-z0-9])*+pass)", re.IGNORECASE)
+_CLAIM = re.compile(r"=(?=(?:\([^()]*+\)|[^A-Za-z0-9])*pass)", re.IGNORECASE)
 
 
 def spell_value(text: str) -> str:

@@ -26,11 +26,11 @@ MAX_CLOSE_LOOKS = 50  # in one message
 
 # Possessive throughout: linear on whatever a stranger wrote.
 _FOLD = rb"(?:[ \t]|\r\n[ \t])"
-_PLAIN_ID = re.compile(rb"%b*+([\w!#$%%&'*+.^`{|}~-]++)(?:%b++[0-9]++)?+%b*+(?:;|\Z)" % (_FOLD, _FOLD, _FOLD)).match
+_PLAIN_ID = re.compile(rb"%b*+([\w!#$%%&'*+.^`{|}~-]++)(?:%b++[0-9]++)?%b*+(?:;|\Z)" % (_FOLD, _FOLD, _FOLD)).match
 _BLANKS = re.compile(r"[ \t]*+")
 _COMMENT_PART = re.compile(r"[^()\\]++|\\.|[()]", re.DOTALL)
 _VALUE = re.compile(
-    r"([^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]++)|\"((?:[^\x00-\x08\x0a-\x1f\x7f\"\\]++|\\[^\x00-\x1f\x7f])*+)\""
+    r"([^\x00-\x20\x7f()<>@,;:\\\"/\[\]?=]++)|\"((?:[^\x00-\x08\x0a-\x1f\x7f\"\\]++|\\[^\x00-\x1f\x7f])*)\""
 )
 _VERSION = re.compile(r"[0-9]*+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")

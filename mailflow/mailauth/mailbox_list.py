@@ -17,16 +17,16 @@ from mailflow.mail.address import AddressSyntaxError, parse_mailbox
 _TOKEN: Final = re.compile(
     r"""(?P<blank>[ \t]++)
       | (?P<a>[^\x00-\x20\x7f()<>\[\]:;@\\,."]++)
-      | (?P<q>"(?:[^"\\]|\\.)*+")
-      | (?P<l>\[(?:[^\[\]\\]|\\.)*+\])
+      | (?P<q>"(?:[^"\\]|\\.)*")
+      | (?P<l>\[(?:[^\[\]\\]|\\.)*\])
       | (?P<special>[<>@,;:.])""",
     re.VERBOSE | re.DOTALL,
 )
 _COMMENT_PART: Final = re.compile(r"[^()\\]++|\\.|(?P<open>\()|(?P<close>\))", re.DOTALL)
 _HOST_NAME: Final = re.compile(r"(?:[a-z0-9_-]+\.)*[a-z0-9_-]+")
 _PHRASE: Final = r"[aq][aq.]*+"
-_LOCAL: Final = r"[aq](?:\.[aq])*+"
-_DOMAIN: Final = r"(?:a(?:\.a)*+|l)"
+_LOCAL: Final = r"[aq](?:\.[aq])*"
+_DOMAIN: Final = r"(?:a(?:\.a)*|l)"
 _ROUTE: Final = rf",*+@{_DOMAIN}(?:,(?:@{_DOMAIN})?)*+:"
 _MAILBOX: Final = re.compile(
     rf"(?P<phrase>{_PHRASE})?<(?:{_ROUTE})?(?P<local>{_LOCAL})@(?P<domain>{_DOMAIN})>"

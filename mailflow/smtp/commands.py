@@ -19,7 +19,7 @@ from mailflow.smtp.dsn_parameters import parse_envid, parse_notify, parse_orcpt,
 _GREETING_NAME = re.compile(r"[A-Za-z0-9._:\-]{1,255}|\[[A-Za-z0-9.:\-]{1,255}\]")
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9\-]*)(?:=([\x21-\x3c\x3e-\x7e\u0080-\U0010ffff]+))?")
 # What stands before the first `>` outside quotes; possessive, so that a quote without an end costs one pass.
-_PATH = re.compile(r'<((?:[^">]|"(?:[^"\\]|\\.)*+")*+)>', re.DOTALL)
+_PATH = re.compile(r'<((?:[^">]|"(?:[^"\\]|\\.)*")*)>', re.DOTALL)
 _CHUNK = re.compile(r"(\d{1,20})( LAST)?", re.IGNORECASE | re.ASCII)
 _SOURCE_ROUTE = re.compile(r"(@[^,:@<>\"]+(?:,@[^,:@<>\"]+)*):")
 

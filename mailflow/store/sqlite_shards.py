@@ -5,7 +5,7 @@ workers than there were, the shards of missing slots go to living ones, which em
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import structlog
@@ -21,10 +21,10 @@ from mailflow.store.store import (
     Epoch,
     Filter,
     Settlement,
-    State,
     Statistics,
     StoreUnavailable,
     Unhealthy,
+    add_statistics,
 )
 
 log = structlog.get_logger()
@@ -195,13 +195,6 @@ class SqliteShards:
 
     def _shard_of(self, claim: Claim) -> SqliteStore:
         return self._homes.get(claim.id, self._own)
-
-
-def add_statistics(parts: Iterable[Statistics]) -> Statistics:
-    """Add up the figures of stores."""
-    found = list(parts)
-    messages = {state: sum(part.messages.get(state, 0) for part in found) for state in State}
-    return Statistics(messages, sum(p.size_bytes for p in found), max((p.oldest_s for p in found), default=0.0))
 
 
 async def _is_empty(shard: SqliteStore) -> bool:

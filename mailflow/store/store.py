@@ -10,7 +10,7 @@ Must never: forget an entry that it cannot read (that is set aside and given as 
 that are both alive, or raise anything but StoreUnavailable and ClaimLost for what its disk or server does.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
@@ -164,6 +164,13 @@ class Statistics:
     messages: dict[State, int] = field(default_factory=dict)
     size_bytes: int = 0
     oldest_s: float = 0.0
+
+
+def add_statistics(parts: Iterable[Statistics]) -> Statistics:
+    """Add up the figures of stores."""
+    found = list(parts)
+    messages = {state: sum(part.messages.get(state, 0) for part in found) for state in State}
+    return Statistics(messages, sum(p.size_bytes for p in found), max((p.oldest_s for p in found), default=0.0))
 
 
 @dataclass(frozen=True, slots=True)

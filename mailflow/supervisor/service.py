@@ -7,6 +7,7 @@ SIGHUP reads the configuration again; a faulty one changes nothing.
 
 import asyncio
 import contextlib
+import ipaddress
 import itertools
 import logging
 import resource
@@ -20,8 +21,9 @@ from typing import Any
 import structlog
 import uvloop
 
+from mailflow.admin.queue_api import QueueApi
 from mailflow.admin.server import AdminServer, Health
-from mailflow.config import ConfigFaults, Settings
+from mailflow.config import ConfigFaults, PostgresServer, Settings
 from mailflow.observe.cgroup import count_workers
 from mailflow.observe.log import LogWriter, open_log
 from mailflow.observe.metrics import Metrics
@@ -32,6 +34,7 @@ from mailflow.receive.shared_counters import SharedCounters
 from mailflow.smtp.tls import PemPair, read_pair
 from mailflow.supervisor.channel import Message
 from mailflow.supervisor.merged_metrics import MergedMetrics, take_snapshot
+from mailflow.supervisor.queue_desk import QueueDesk
 from mailflow.supervisor.reload import merge_reloaded
 from mailflow.supervisor.slot import WorkerSlot
 from mailflow.supervisor.sockets import bind_slots, name_socket
@@ -119,7 +122,6 @@ class Supervisor:
             "admin": [name_socket(sock) for sock in admin],
         }
         self._admin_sockets = admin
-        self._admin = AdminServer(self._health, self._render_metrics)
         self._merged = MergedMetrics()
         self._pair: PemPair | None = None
         self._scrapes: dict[int, tuple[set[WorkerSlot], asyncio.Event]] = {}
@@ -129,6 +131,10 @@ class Supervisor:
             for number, sockets in enumerate(mx)
         ]
         self._running: list[asyncio.Task[int]] = []
+        self._desk = QueueDesk(self.slots, is_shared=isinstance(settings.store.url, PostgresServer))
+        is_loopback = ipaddress.ip_address(settings.admin.listen.host).is_loopback
+        api = QueueApi(self._desk.ask, is_loopback=is_loopback, token_file=settings.admin.token_file)
+        self._admin = AdminServer(self._health, self._render_metrics, api_routes=api.routes)
 
     async def start(self, stop: asyncio.Event) -> None:
         """Start everything; return when all workers serve, or when `stop` is set. Raises OSError."""
@@ -222,6 +228,8 @@ class Supervisor:
                 self._shedding.pop(slot, None)
             case "shedding":
                 self._shedding[slot] = str(message["detail"])[:MAX_DETAIL]
+            case "queue":
+                self._desk.take(slot, message)
             case "unready" if message["reason"] is None:
                 self._unready.pop(slot, None)
             case "unready":

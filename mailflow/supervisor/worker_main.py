@@ -139,6 +139,8 @@ class WorkerProcess:
                 self._limits.take_answer(message)
             case "proxy_missing" if self._worker:
                 self._worker.proxy_trust.note_missing_elsewhere(message["peer"])
+            case "queue":
+                self._nursery.start(self._answer_queue(message), name="queue question")
             case "snapshot":
                 self._channel.send({"type": "metrics", "samples": self._snapshot(), "number": message["number"]})
 
@@ -159,6 +161,10 @@ class WorkerProcess:
         except (OSError, ssl.SSLError) as exc:
             fault = str(exc)
         self._channel.send({"type": "reloaded", "fault": fault})
+
+    async def _answer_queue(self, message: Message) -> None:
+        answer = await self._worker.answer_queue(message["question"]) if self._worker else {"error": "starting"}
+        self._channel.send({"type": "queue", "number": message["number"], "answer": answer})
 
     def _beat(self) -> None:
         """Say that the loop turns, now and then with what was counted."""

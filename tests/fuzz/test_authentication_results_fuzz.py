@@ -148,13 +148,14 @@ def test_hostile_words_add_remove_and_alter_no_result(
 
 
 def assert_same(written: str | None, value: str | None, *, max_chars: int) -> None:
-    """What was given as printable ASCII within the limit comes back as it was, but for `=pass`."""
+    """What was given as printable ASCII within the limit comes back as it was, but for what claims `=pass`."""
     if written is None or value is None:
         assert written is value
         return
     assert len(written) <= max_chars + 3
     if len(value) <= max_chars and value.isascii() and value.isprintable():
-        assert written == re.sub(r"(?i)=(?= *pass)", "?", value)
+        assert written.replace("=", "?") == value.replace("=", "?")
+        assert not re.search(r"(?i)=[^a-z0-9]*pass", written)
 
 
 @settings(max_examples=300, deadline=None)
