@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from benchmarks import authenticated, front_end, idle_memory, lmtp_hop, noop_latency, stalled_log, whole_path
+from benchmarks import authenticated, front_end, idle_memory, lmtp_hop, noop_latency, stalled_log, stored, whole_path
 from benchmarks.report import Bar
 
 PARTS: dict[str, Callable[[], list[Bar] | Awaitable[list[Bar]]]] = {
@@ -22,6 +22,7 @@ PARTS: dict[str, Callable[[], list[Bar] | Awaitable[list[Bar]]]] = {
     "lmtp-hop": lmtp_hop.run,
     "whole-path": whole_path.run,
     "authenticated": authenticated.run,
+    "stored": stored.run,
     "noop-latency": noop_latency.run,
     "idle-memory": idle_memory.run,
     "stalled-log": stalled_log.run,

@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=20)
     parser.add_argument("--size-bytes", type=int, default=4096)
     parser.add_argument("--corpus", type=Path, help="a file of messages to send in place of one of that size")
-    parser.add_argument("--recipient", default="user@rcpt.example")
+    parser.add_argument("--recipient", action="append", help="may be repeated; user@rcpt.example by default")
     parser.add_argument("--new-connections", action="store_true", help="one for each message")
     parser.add_argument("--pipelining", action="store_true")
     parser.add_argument("--spin", action="store_true", help="never sleep")
@@ -197,10 +197,11 @@ def main() -> None:
     sent: Sequence[tuple[str, bytes | memoryview]] = [("user@sender.example", make_content(arguments.size_bytes))]
     if arguments.corpus:
         sent = read_corpus(arguments.corpus)
+    recipients = arguments.recipient or ["user@rcpt.example"]
     load = Load(
         arguments.port,
         [
-            make_transaction(content, sender=sender, recipients=[arguments.recipient], pipelines=arguments.pipelining)
+            make_transaction(content, sender=sender, recipients=recipients, pipelines=arguments.pipelining)
             for sender, content in sent
         ],
         messages=arguments.messages,
