@@ -49,15 +49,18 @@ class Attempts:
         self._nursery = nursery
         self._on_report = on_report
 
-    async def make(self, claim: Claim, body: Sequence[bytes] | None) -> None:
-        """Attempt what was claimed, and settle it. A body None is read from the store, and the attempt noted first."""
+    async def make(self, claim: Claim, body: Sequence[bytes] | None, *, on_delivered: Callable[[], None]) -> None:
+        """Attempt what was claimed, and settle it. A body None is read from the store, and the attempt noted first.
+
+        `on_delivered` is called once the destination is done with, before the store is.
+        """
         try:
             if body is None:
                 await self._store.begin(claim)
                 entry = replace(claim.entry, attempts=claim.entry.attempts + 1)
                 claim, body = replace(claim, entry=entry), await self._read_body(claim)
             if body is not None:
-                await self._deliver(claim, body)
+                await self._deliver(claim, body, on_delivered)
         except (ClaimLost, DotWithheld):
             log.warning("claim_lost", id=claim.id)
         except StoreUnavailable as exc:  # nothing was dialed
@@ -79,12 +82,14 @@ class Attempts:
             return None
         return body
 
-    async def _deliver(self, claim: Claim, body: Sequence[bytes]) -> None:
+    async def _deliver(self, claim: Claim, body: Sequence[bytes], on_delivered: Callable[[], None]) -> None:
         """Deliver and settle. What waits for the answer to our final dot is left in doubt: others have its place."""
         envelope, router = claim.entry.envelope, self._find_router()
         dot = FinalDot(lambda: self._tenure.holds(claim.epoch))
         delivery = self._nursery.start(router.deliver(envelope, body, dot), name="delivery")
-        if await wait_delivery(delivery, dot, patience_s=router.handoff_deadline_s(envelope)):
+        is_over = await wait_delivery(delivery, dot, patience_s=router.handoff_deadline_s(envelope))
+        on_delivered()
+        if is_over:
             await self._settle(claim, body, await self._outcomes_of(claim, delivery))
             return
         with contextlib.suppress(StoreUnavailable):  # it is shown, no more

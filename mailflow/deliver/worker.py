@@ -10,6 +10,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -32,10 +33,10 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Lane:
-    """One destination: attempts that run, claims that wait for one to end."""
+    """One destination: attempts that run; claims that wait for one to end, with the bodies that are at hand."""
 
     active: int = 0
-    waiting: deque[Claim] = field(default_factory=deque)
+    waiting: deque[tuple[Claim, Sequence[bytes] | None]] = field(default_factory=deque)
 
 
 class DeliveryWorker:
@@ -61,6 +62,7 @@ class DeliveryWorker:
         self._lanes: dict[str, _Lane] = {}
         self._claims: dict[str, Claim] = {}  # active and waiting
         self._body_bytes = 0
+        self._has_more = True  # as far as the last claim could see: what ends makes room for it
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
@@ -82,15 +84,17 @@ class DeliveryWorker:
         self._wake.set()
 
     def has_room(self, destination: str, size_bytes: int) -> bool:
-        """Tell whether an attempt for a message that was just accepted could begin at once."""
+        """Tell whether a message that was just accepted is attempted at once, or soon, with its body at hand."""
         lane = self._lanes.get(destination)
-        is_free = lane is None or (not lane.waiting and lane.active < self._find_room(destination))
-        return self._running is not None and is_free and len(self._claims) < MAX_CLAIMS and self._fits(size_bytes)
+        has_place = lane is None or len(lane.waiting) < MAX_CLAIMS // 2
+        return self._running is not None and has_place and len(self._claims) < MAX_CLAIMS and self._fits(size_bytes)
 
     def take(self, claim: Claim, body: Sequence[bytes]) -> None:
         """Attempt what was accepted with a claim; its body is at hand."""
         self._claims[claim.id] = claim
-        self._begin(claim, body)
+        self._body_bytes += claim.entry.size_bytes
+        self._lane(claim).waiting.append((claim, body))
+        self._begin_waiting()
 
     def adopt(self, claim: Claim, body: Sequence[bytes], delivery: "asyncio.Task[list[Outcome]]") -> None:
         """Settle what a hand-off left in doubt once its answers came. It takes no room: nothing is left to be sent."""
@@ -123,8 +127,9 @@ class DeliveryWorker:
             log.error("message_set_aside", id=corrupt.id, reason=corrupt.reason)
         for claim in batch.claims:
             self._claims[claim.id] = claim
-            self._lane(claim).waiting.append(claim)
+            self._lane(claim).waiting.append((claim, None))
         self._begin_waiting()
+        self._has_more = bool(full) or len(batch.claims) == limit or batch.next_due_s == 0
         if len(batch.claims) == limit:
             return 0.0
         return POLL_S if batch.next_due_s is None else min(POLL_S, max(batch.next_due_s, 0.01))
@@ -133,30 +138,55 @@ class DeliveryWorker:
         """Begin what the lanes have room for, a lane at a time."""
         for name, lane in self._lanes.items():
             room = self._find_room(name)
-            while lane.waiting and lane.active < room and self._fits(lane.waiting[0].entry.size_bytes):
-                self._begin(lane.waiting.popleft(), None)
+            while lane.waiting and lane.active < room:
+                claim, body = lane.waiting[0]
+                if body is None and not self._fits(claim.entry.size_bytes):
+                    break
+                lane.waiting.popleft()
+                self._begin(claim, body)
 
     def _begin(self, claim: Claim, body: Sequence[bytes] | None) -> None:
         self._lane(claim).active += 1
-        self._body_bytes += claim.entry.size_bytes
-        attempt = self._nursery.start(self._attempts.make(claim, body), name="delivery attempt")
-        attempt.add_done_callback(lambda _: self._end(claim))
+        if body is None:
+            self._body_bytes += claim.entry.size_bytes
+        leaves = _Once(partial(self._leave, claim))
+        making = self._attempts.make(claim, body, on_delivered=leaves)
+        self._nursery.start(making, name="delivery attempt").add_done_callback(partial(self._end, claim, leaves))
 
-    def _end(self, claim: Claim) -> None:
-        del self._claims[claim.id]
-        self._body_bytes -= claim.entry.size_bytes
+    def _leave(self, claim: Claim) -> None:
+        """Free a place in a lane: the destination is done with."""
         lane = self._lane(claim)
         lane.active -= 1
         self._begin_waiting()
         if not lane.active and not lane.waiting:
             self._lanes.pop(_destination(claim), None)
-        self._wake.set()
+
+    def _end(self, claim: Claim, leaves: "_Once", _attempt: asyncio.Task[None]) -> None:
+        """Forget a claim that is settled, or lost."""
+        leaves()
+        del self._claims[claim.id]
+        self._body_bytes -= claim.entry.size_bytes
+        self._begin_waiting()
+        if self._has_more:
+            self._wake.set()
 
     def _lane(self, claim: Claim) -> _Lane:
         return self._lanes.setdefault(_destination(claim), _Lane())
 
     def _fits(self, size_bytes: int) -> bool:
         return not self._body_bytes or self._body_bytes + size_bytes <= MAX_BODY_BYTES
+
+
+class _Once:
+    """Does something the first time it is called."""
+
+    def __init__(self, do: Callable[[], None]) -> None:
+        self._do: Callable[[], None] | None = do
+
+    def __call__(self) -> None:
+        do, self._do = self._do, None
+        if do is not None:
+            do()
 
 
 def _destination(claim: Claim) -> str:

@@ -10,6 +10,7 @@ what is being committed is undone before anything else can see it.
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
@@ -20,6 +21,7 @@ import apsw
 from mailflow.store.store import StoreUnavailable
 
 MAX_BATCH = 128
+GATHER_S = 0.003  # waited for companions, where there were some the last time: a commit costs the same for many
 
 
 class Batched(Protocol):
@@ -143,12 +145,20 @@ class SqliteWriter:
             return
         self._loop.call_soon_threadsafe(_set_result, opened, None)
         try:
-            while batch := self._take():
+            last = 0
+            while batch := self._take(last):
                 self._work(connection, batch)
+                last = len(batch)
         finally:
             connection.close()
 
-    def _take(self) -> list[_Job]:
+    def _take(self, last: int) -> list[_Job]:
+        """Give what waits; `last` is how many there were the last time."""
+        with self._something:
+            while not self._jobs and not self._is_closing:
+                self._something.wait()
+        if last > 1:
+            time.sleep(GATHER_S)
         with self._something:
             while True:
                 batch: list[_Job] = []
