@@ -35,7 +35,7 @@ apt_install() {
 endef
 export APT
 
-.PHONY: help demo test check bench servers lock clean
+.PHONY: help demo test check bench crash servers lock clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
@@ -49,6 +49,10 @@ test: $(STAMP) servers ## All tests, with real servers from Debian (ARGS are pyt
 
 bench: $(STAMP) servers ## Speed and memory beside peers, and the bars they are held to (ARGS: names of parts, --help)
 	@$(VENV)/bin/python -m benchmarks $(ARGS)
+
+crash: $(STAMP) servers ## The service killed 300 times under load, on each store; then the books are balanced
+	@$(VENV)/bin/python -m tests.crash.campaign --kills 300 $(ARGS)
+	@$(VENV)/bin/python -m tests.crash.campaign --kills 300 --postgres $(ARGS)
 
 servers: $(STAMP)
 	@eval "$$APT"; missing=$$($(VENV)/bin/python tests/servers.py) || exit; \

@@ -57,6 +57,10 @@ class Courier(Protocol):
         """Attempt what was just accepted."""
         ...
 
+    def expect(self, seconds: float) -> None:
+        """Hear that something comes due then."""
+        ...
+
     def adopt(self, claim: Claim, body: Sequence[bytes], delivery: "asyncio.Task[list[Outcome]]") -> None:
         """Wait for the answers of a delivery in doubt, and settle."""
         ...
@@ -141,6 +145,7 @@ class StoringHandoff:
             )
         except StoreUnavailable as exc:
             return _not_stored(envelope, exc, outcome)
+        self._courier.expect(retry_s)
         return _stored(envelope, outcome.detail)
 
     async def _keep_in_doubt(

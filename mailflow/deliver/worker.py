@@ -83,6 +83,11 @@ class DeliveryWorker:
         """Look again: something may be due, or an epoch began."""
         self._wake.set()
 
+    def expect(self, seconds: float) -> None:
+        """Look again then, if that is sooner than it would be looked anyway."""
+        if seconds < POLL_S:
+            asyncio.get_running_loop().call_later(seconds, self.wake)
+
     def has_room(self, destination: str, size_bytes: int) -> bool:
         """Tell whether a message that was just accepted is attempted at once, or soon, with its body at hand."""
         lane = self._lanes.get(destination)

@@ -126,7 +126,8 @@ class PostgresStore:
         message = await _off_loop(size_bytes, new_message, envelope, body, owner, is_in_doubt, retry_s, last_error)
         if owner is None:
             await self._acceptor.accept(message, deadline=deadline)
-            self._wake.tell()
+            if not retry_s:
+                self._wake.tell()
             return None
         with self._ownership.expected(owner, [envelope.id]):
             arrived_at = await self._acceptor.accept(message, deadline=deadline)

@@ -181,7 +181,8 @@ class SqliteStore:
             await self._remove_bodies([message])
             raise
         if owner is None:
-            self._tell()
+            if not retry_s:
+                self._tell()
             return None
         state = State.IN_DOUBT if is_in_doubt else State.ACTIVE
         return Claim(Entry(envelope, message.size_bytes, arrived_at, 0.0, state, None, attempts=1), owner)

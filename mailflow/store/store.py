@@ -208,7 +208,8 @@ class MessageStore(Protocol):
     ) -> Claim | None:
         """Commit a message, body in pieces; it is durable when this returns. An id that is there already is as good.
 
-        One that was tried before it came has a `last_error`: it is DEFERRED, one attempt behind it, due in `retry_s`.
+        One that was tried before it came has a `last_error`: it is DEFERRED, one attempt behind it, due in `retry_s`,
+        of which `on_due` does not tell.
 
         With an `owner` the entry is that epoch's from the start, an attempt begun, and the claim is returned;
         `is_in_doubt`: that attempt has already sent its final dot.

@@ -108,7 +108,8 @@ class MemoryStore:
             raise StoreUnavailable("not stored in time")
         stored = self.entries.setdefault(envelope.id, self._make(envelope, body, retry_s, last_error))
         if owner is None:
-            self._tell()
+            if not retry_s:
+                self._tell()
             return None
         stored.owner, stored.is_begun, stored.is_in_doubt, stored.attempts = owner.number, True, is_in_doubt, 1
         stored.next_try = self._clock() + self._lease_s

@@ -148,10 +148,10 @@ class PostgresKind:
         )
 
     async def break_down(self) -> None:
-        await asyncio.to_thread(self.server.stop)
+        self.server.stop()
 
     async def recover(self) -> None:
-        await asyncio.to_thread(self.server.start)
+        self.server.start()  # here: it ends with the thread that starts it
         await _until(lambda: self.store.unhealthy_reason() is None)
 
     async def close(self) -> None:

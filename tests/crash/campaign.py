@@ -110,9 +110,9 @@ class Campaign:
             await asyncio.sleep(self._rng.uniform(0, LONGEST_LIFE_S))
         if way == "database" and self._postgres:
             self.ledger.kills.append(time.time())
-            await asyncio.to_thread(self._postgres.kill)
+            self._postgres.kill()
             await asyncio.sleep(self._rng.uniform(0, LONGEST_LIFE_S))
-            await asyncio.to_thread(self._postgres.start)
+            self._postgres.start()  # here: it ends with the thread that starts it
             await asyncio.sleep(self._rng.uniform(0, LONGEST_LIFE_S))
         self.ledger.kills.append(time.time())
         await service.kill()

@@ -21,6 +21,7 @@ class Courier:
     """Keeps what it is given."""
 
     has_time: bool = True
+    expected_s: float = 0.0
     taken: list[str] = field(default_factory=list)
     adopted: list[tuple[Claim, "asyncio.Task[list[Outcome]]"]] = field(default_factory=list)
 
@@ -29,6 +30,9 @@ class Courier:
 
     def take(self, claim: Claim, body: Sequence[bytes]) -> None:
         self.taken.append(claim.id)
+
+    def expect(self, seconds: float) -> None:
+        self.expected_s = seconds
 
     def adopt(self, claim: Claim, body: Sequence[bytes], delivery: "asyncio.Task[list[Outcome]]") -> None:
         self.adopted.append((claim, delivery))
@@ -93,6 +97,7 @@ async def test_what_does_not_work_now_is_stored_and_tried_again_later(site: Site
     assert entry.state is State.DEFERRED
     assert entry.next_try_s == pytest.approx(FIRST_RETRY_S, abs=1)
     assert entry.last_error == outcome.detail
+    assert site.courier.expected_s == FIRST_RETRY_S
     body = await site.store.open_body("m1")
     assert isinstance(body, list)
     assert b"".join(body) == b"".join(BODY)
