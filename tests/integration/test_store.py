@@ -52,6 +52,19 @@ async def send(client: MailClient, token: str, recipients: Sequence[str]) -> str
     return await client.reply()
 
 
+class Restart:
+    """Starts a server that a test killed, once, at the latest where the test ends."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server: PostgresServer | None = server
+
+    def close(self) -> None:
+        """Start it."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.start()
+
+
 async def becomes(mailflow: MailflowProcess, status: int) -> None:
     """Wait until /readyz says so. Nobody tells: a kubelet asks again and again too."""
     for _ in range(60):
@@ -183,13 +196,13 @@ async def test_the_service_starts_and_waits_for_a_database_that_is_down(
     url = postgres_server.new_database()
     postgres_server.kill()
     async with contextlib.AsyncExitStack() as stack:
-        restart = stack.callback(postgres_server.start)
+        restart = stack.enter_context(contextlib.closing(Restart(postgres_server)))
         server = await stack.enter_async_context(LmtpTestServer())
         config = CONFIG.format(url=url, server=server)
         mailflow = await stack.enter_async_context(MailflowProcess(tmp_path, config=config))
         status, body = await mailflow.get("/readyz")
         assert (status, b"store" in body) == (503, True)
-        restart()
+        restart.close()
         await becomes(mailflow, 200)
 
 
