@@ -14,7 +14,17 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from benchmarks import authenticated, front_end, idle_memory, lmtp_hop, noop_latency, stalled_log, stored, whole_path
+from benchmarks import (
+    authenticated,
+    front_end,
+    idle_memory,
+    lmtp_hop,
+    long_queue,
+    noop_latency,
+    stalled_log,
+    stored,
+    whole_path,
+)
 from benchmarks.report import Bar
 
 PARTS: dict[str, Callable[[], list[Bar] | Awaitable[list[Bar]]]] = {
@@ -23,6 +33,7 @@ PARTS: dict[str, Callable[[], list[Bar] | Awaitable[list[Bar]]]] = {
     "whole-path": whole_path.run,
     "authenticated": authenticated.run,
     "stored": stored.run,
+    "long-queue": long_queue.run,
     "noop-latency": noop_latency.run,
     "idle-memory": idle_memory.run,
     "stalled-log": stalled_log.run,

@@ -13,7 +13,6 @@ import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +49,7 @@ from mailflow.smtp.lmtp_connect import parse_server
 from mailflow.smtp.tls import PemPair, ServerTls
 from mailflow.smtp.transaction import SmtpOptions
 from mailflow.store import Entry, MessageStore, Statistics
-from mailflow.store.postgres import PostgresStore
-from mailflow.store.sqlite import SqliteStore
-from mailflow.store.sqlite_shards import SqliteShards, find_shards, shard_path, shards_of_slot
+from mailflow.store.choose import make_store
 
 ACCEPT_BACKLOG = 1024
 DELIVERIES_AT_ONCE = 10  # of stored messages to a destination that does not say what it takes
@@ -100,7 +97,7 @@ class Worker:
         )
         self._rules = _rules(settings)
         self._reloading = asyncio.Lock()
-        store = store or make_store(settings, slot=slot, workers=workers)
+        store = store or _make_store(settings, slot=slot, workers=workers)
         self._depot = self._make_depot(settings, store, slot) if store else None
         self._plan = self._make_plan(settings, {})
         self._mx = self._make_mx_service(self._plan)
@@ -400,30 +397,17 @@ class Plan:
     tls: ServerTls | None
 
 
-def make_store(settings: config.Settings, *, slot: int, workers: int) -> MessageStore | None:
+def _make_store(settings: config.Settings, *, slot: int, workers: int) -> MessageStore | None:
     """Make the store that the settings ask for, as worker `slot` of `workers` has it; None where they ask for none."""
-    match settings.store.url:
-        case config.PostgresServer(url):
-            return PostgresStore(url, lease_s=settings.store.lease_s)
-        case config.SqliteFile(path):
-            return SqliteShards(shards_of_slot(path, slot=slot, slots=workers), partial(_make_shard, settings))
-        case None:
-            return None
-
-
-def make_store_of_all(settings: config.Settings) -> MessageStore:
-    """Make the store as an operator sees it: all shards of a service that does not run. Needs a `[store] url`."""
-    url = settings.store.url
-    if isinstance(url, config.SqliteFile):
-        numbers = sorted({0, *find_shards(url.path)})
-        return SqliteShards([shard_path(url.path, number) for number in numbers], partial(_make_shard, settings))
-    assert url is not None
-    return PostgresStore(url.url, lease_s=settings.store.lease_s)
-
-
-def _make_shard(settings: config.Settings, path: Path) -> SqliteStore:
-    min_free_bytes = settings.store.min_free_bytes or 2 * settings.mx.max_message_bytes
-    return SqliteStore(path, lease_s=settings.store.lease_s, min_free_bytes=min_free_bytes)
+    if settings.store.url is None:
+        return None
+    return make_store(
+        settings.store.url,
+        lease_s=settings.store.lease_s,
+        min_free_bytes=settings.store.min_free_bytes or 2 * settings.mx.max_message_bytes,
+        slot=slot,
+        slots=workers,
+    )
 
 
 def mail_policy(settings: config.Settings) -> Policy:

@@ -13,9 +13,9 @@ from functools import partial
 from typing import Protocol
 from urllib.parse import quote, urlencode
 
-from mailflow.app import make_store_of_all
 from mailflow.config import Settings
 from mailflow.store import MessageStore, StoreUnavailable
+from mailflow.store.choose import make_whole_store
 from mailflow.store.desk import Json, answer
 
 ANSWER_S = 60.0
@@ -42,7 +42,7 @@ async def open_access(settings: Settings) -> AsyncIterator[Access]:
     if "admin" in settings.roles and await remote.is_there():
         yield remote
         return
-    store = make_store_of_all(settings)
+    store = make_whole_store(settings.store.url)
     try:
         await store.open()
     except StoreUnavailable as exc:
