@@ -151,8 +151,8 @@ def _fill_postgres(postgres: PostgresServer, url: str) -> None:
         INSERT INTO mailflow.entry (id, state, lane, destination, next_try, is_begun, is_in_doubt, attempts, crashes,
             arrived_at, size, crc, last_error, is_delay_told, envelope, recipients)
         SELECT lpad(to_hex(n), 21, '0'), 'queued', 1, 'down', clock_timestamp() + (n % 10) * interval '1 hour', false,
-            false, 1, 0, clock_timestamp() - interval '1 minute', {len(BODY)}, {zlib.crc32(BODY)}, 'connection refused', false,
-            '\\x{envelope.hex()}', '\\x{recipients.hex()}'
+            false, 1, 0, clock_timestamp() - interval '1 minute', {len(BODY)}, {zlib.crc32(BODY)}, 'connection refused',
+            false, '\\x{envelope.hex()}', '\\x{recipients.hex()}'
         FROM generate_series(1, {MESSAGES}) AS n;
         INSERT INTO mailflow.body (id, part, data)
         SELECT id, 0, '\\x{BODY.hex()}' FROM mailflow.entry;

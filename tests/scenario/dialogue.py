@@ -7,8 +7,7 @@ A file is named for its fact and has sections, each begun by a line `--- name`. 
     modes = ["bytes", "tcp", "tls"]    how it runs (this is the default)
     mailboxes = ["alice@example.org"]  (default: alice@ and postmaster@example.org)
     certificate = true                 STARTTLS is offered outside mode tls too
-    has_dsn = true                     DSN is offered
-    refusal = "452 4.3.1 No room"      what every message is told before its content comes
+    store = "works"                    there is a store; "full" and "down": it takes nothing
     is_dns_broken = true               every DNS query ends in an exception that nobody expects
     --- config                     TOML, optional: [mx] and [limits]; the rest is in service.py
     --- zone                       TOML, optional: "name" = [rows] as ZoneResolver takes them

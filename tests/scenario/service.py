@@ -11,16 +11,16 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mailflow.app import Worker
 from mailflow.config import load_settings
 from mailflow.dns import Answer, RdType, Record, Resolver
-from mailflow.mail.reply import Reply
 from mailflow.observe.metrics import Metrics
-from mailflow.testing import ZoneResolver
+from mailflow.store import Unhealthy
+from mailflow.testing import MemoryStore, ZoneResolver
 from tests.scenario.client import SmtpClient
 
 DRAIN_S = 5.0
@@ -125,11 +125,14 @@ async def serve(
     zone: Mapping[str, Any] | None = None,
     resolver: Resolver | None = None,
     certificate: Certificate | None = None,
-    has_dsn: bool = False,
-    refusal: str = "",
+    store: MemoryStore | None = None,
+    store_fault: Unhealthy | None = None,
     expects_faults: bool = False,
 ) -> AsyncGenerator[RunningService]:
-    """Run a worker in `folder`; `config` is TOML without `hostname`, `roles`, `[tls]`, `[[backend]]`, `[[route]]`."""
+    """Run a worker in `folder`; `config` is TOML without `hostname`, `roles`, `[tls]`, `[[backend]]`, `[[route]]`.
+
+    There is a store where one is given, which has the fault, if any, once it is open.
+    """
     tls = f'\n[tls]\ncertificate = "{certificate.chain}"\nkey = "{certificate.key}"\n' if certificate else ""
     file = folder / "mailflow.toml"
     mailauth = "" if "[mailauth]" in config else MAILAUTH
@@ -138,17 +141,13 @@ async def serve(
     for mailbox in mailboxes:
         make_mailbox(mail, mailbox)
     metrics = Metrics()
-    worker = Worker(load_settings(file, {}), metrics, resolver=resolver or ZoneResolver(zone or {}))
-    if has_dsn:
-        mx = worker._mx
-        mx.reconfigure(handler=mx.handler, options=replace(mx.options, has_dsn=True), tls=mx.tls)
-    if refusal:
-        code, enhanced, text = refusal.split(maxsplit=2)
-        worker._plan.inbound._find_refusal = lambda: Reply(int(code), enhanced, text)
+    worker = Worker(load_settings(file, {}), metrics, resolver=resolver or ZoneResolver(zone or {}), store=store)
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     service = RunningService(worker, metrics, sock.getsockname()[1], mail)
     await worker.start([sock])
+    if store is not None and store_fault is not None:
+        store.break_down(store_fault)
     try:
         yield service
     finally:

@@ -1,5 +1,6 @@
 """Runs every *.smtp file of this folder in each of its modes; dialogue.py has the format."""
 
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import pytest
 
 from mailflow.smtp.server import SmtpSession
-from mailflow.testing import ZoneResolver
+from mailflow.store import Unhealthy
+from mailflow.testing import MemoryStore, ZoneResolver
 from tests.scenario.client import DEADLINE_S, SmtpClient
 from tests.scenario.dialogue import Act, Expect, Scenario, Send, parse_scenario, split_trace
 from tests.scenario.memory import MemoryClient
 from tests.scenario.service import MAILBOXES, BrokenResolver, Certificate, RunningService, serve
 
+STORE_FAULTS = {"works": None, "full": Unhealthy("no room", is_full=True), "down": Unhealthy("no answer")}
 FOLDER = Path(__file__).parent
 SCENARIOS = [parse_scenario(path) for path in sorted(FOLDER.glob("*.smtp"))]
 RUNS = [pytest.param(s, mode, id=f"{s.path.stem}-{mode}") for s in SCENARIOS for mode in s.modes]
@@ -30,8 +33,8 @@ async def test_dialogue(scenario: Scenario, mode: str, tmp_path: Path, certifica
         config=scenario.config,
         mailboxes=setup.get("mailboxes", MAILBOXES),
         resolver=BrokenResolver({}) if is_dns_broken else ZoneResolver(scenario.zone),
-        has_dsn=setup.get("has_dsn", False),
-        refusal=setup.get("refusal", ""),
+        store=MemoryStore(clock=time.monotonic) if "store" in setup else None,
+        store_fault=STORE_FAULTS[setup.get("store", "works")],
         certificate=certificate if mode == "tls" or setup.get("certificate") else None,
         expects_faults=is_dns_broken,
     ) as service:
