@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from mailflow.store.desk import BadQuestion, Json, read_filter
+from mailflow.store.desk import BadQuestion, Json, read_change, read_filter
 
 MAX_BODY_BYTES = 1 << 20
 DEFAULT_LIMIT = 100
@@ -79,6 +79,8 @@ class QueueApi:
         try:
             if question["ask"] == "list":
                 read_filter(question["filter"])
+            if question["ask"] == "change":
+                read_change(question["change"])
             answer = await self._ask(question)
         except BadQuestion as exc:
             return _fault(400, str(exc))

@@ -63,18 +63,21 @@ async def answer(store: MessageStore, question: Json) -> Json:
             case {"ask": "content", "id": str(id), "offset": int(offset)}:
                 return await _read_content(store, id, offset)
             case {"ask": "change", "ids": list(ids), "change": str(change)}:
-                return {"changed": list(await store.change([str(id) for id in ids], _read_change(change)))}
+                return {"changed": list(await store.change([str(id) for id in ids], read_change(change)))}
             case {"ask": "count"}:
                 return describe_statistics(await store.count())
+            case _:
+                raise BadQuestion("a question is one of list, find, content, change, count")
     except StoreUnavailable as exc:
         return {"error": str(exc)}
-    raise BadQuestion("a question is one of list, find, content, change, count")
 
 
 def merge_answers(question: Json, answers: Sequence[Json]) -> Json:
     """Make one answer of those of several stores; an error in any of them is kept."""
     good = [a for a in answers if "error" not in a]
     errors = [a["error"] for a in answers if "error" in a]
+    if not good:
+        return {"error": "; ".join(errors)}
     merged: Json
     match question["ask"]:
         case "list":
@@ -85,7 +88,7 @@ def merge_answers(question: Json, answers: Sequence[Json]) -> Json:
         case "count":
             merged = describe_statistics(add_statistics(_read_statistics(a) for a in good))
         case _:
-            merged = next((a for a in good if a.get("entry") or a.get("content") is not None), good[0] if good else {})
+            merged = next((a for a in good if a.get("entry") or a.get("content") is not None), good[0])
     return merged | ({"error": "; ".join(errors)} if errors else {})
 
 
@@ -152,7 +155,8 @@ async def _read_content(store: MessageStore, id: str, offset: int) -> Json:
     }
 
 
-def _read_change(text: str) -> Change:
+def read_change(text: str) -> Change:
+    """Read the name of a change. Raises BadQuestion."""
     try:
         return Change(text)
     except ValueError as exc:

@@ -16,7 +16,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
@@ -42,6 +42,7 @@ listen = ["127.0.0.1:{mx_port}"]
 {mx}
 [admin]
 listen = "127.0.0.1:{admin_port}"
+{admin}
 
 [dns]
 nameservers = {nameservers}
@@ -76,7 +77,8 @@ class NobodyKnows(asyncio.DatagramProtocol):
 
 
 class MailflowProcess:
-    """One service; `config` is TOML without `hostname`, `[mx]`, `[admin]` and `[dns]`, `mx` further keys of `[mx]`.
+    """One service; `config` is TOML without `hostname`, `[mx]`, `[admin]` and `[dns]`, `mx` and `admin` further keys of
+    these tables.
 
     One worker process unless `workers` says otherwise; the supervisor is `pid`. With `reads_log` False nobody reads
     its log behind the ready event, as if the collector hung. `nameservers` are HOST:PORT.
@@ -88,6 +90,7 @@ class MailflowProcess:
         *,
         config: str,
         mx: str = "",
+        admin: str = "",
         workers: int = 1,
         reads_log: bool = True,
         nameservers: Sequence[str] = (),
@@ -100,6 +103,7 @@ class MailflowProcess:
         self._file = folder / "mailflow.toml"
         self._config = config
         self._mx = mx
+        self._admin = admin
         self._workers = workers
         self._reads_log = reads_log
         self._nameservers = list(nameservers)
@@ -200,16 +204,22 @@ class MailflowProcess:
         assert len(found) >= count, f"mailflow ended without {count} {event} {fields}"
         return found[count - 1]
 
-    async def get(self, path: str) -> tuple[int, bytes]:
-        """GET from the admin listener: status and body. ConnectionError where it is closed."""
+    async def get(self, path: str, **fields: str) -> tuple[int, bytes]:
+        """GET from the admin listener, with header fields: status and body. ConnectionError where it is closed."""
+        return await self.request("GET", path, b"", fields)
+
+    async def request(self, method: str, path: str, body: bytes, fields: Mapping[str, str]) -> tuple[int, bytes]:
+        """Send a request to the admin listener; see `get`."""
+        header = {"Host": "localhost", "Connection": "close", "Content-Length": str(len(body)), **fields}
+        head = "".join(f"{name}: {value}\r\n" for name, value in header.items())
         reader, writer = await asyncio.open_connection("127.0.0.1", self.admin_port)
         try:
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode("ascii"))
+            writer.write(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode("ascii") + body)
             async with asyncio.timeout(END_S):
-                head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+                status, _, content = (await reader.read()).partition(b"\r\n\r\n")
         finally:
             writer.close()
-        return int(head.split(b" ", 2)[1]), body
+        return int(status.split(b" ", 2)[1]), content
 
     async def metrics(self) -> dict[str, dict[frozenset[tuple[str, str]], float]]:
         """Every sample of /metrics: `metrics["mailflow_messages_total"][frozenset({("listener", "mx"), …})]`."""
@@ -237,6 +247,7 @@ class MailflowProcess:
             mx_port=self.mx_port,
             mx=self._mx,
             admin_port=self.admin_port,
+            admin=self._admin,
             nameservers=json.dumps(self._nameservers),
         )
         self._file.write_text(head + self._config)
