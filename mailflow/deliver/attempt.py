@@ -20,7 +20,7 @@ from mailflow.deliver.watch import wait_delivery
 from mailflow.mail.handoff import DeliveryStatus, DotWithheld, FinalDot, Outcome
 from mailflow.observe.log import log_decision
 from mailflow.observe.nursery import Nursery
-from mailflow.store import Claim, ClaimLost, Corrupt, Entry, MessageStore, StoreUnavailable
+from mailflow.store import Claim, ClaimLost, Corrupt, Entry, MessageStore, Settlement, StoreUnavailable
 
 SETTLE_PAUSE_S = 1.0
 
@@ -110,7 +110,12 @@ class Attempts:
         return [outcome] * len(claim.entry.envelope.recipients)
 
     async def _settle(self, claim: Claim, body: Sequence[bytes], outcomes: Sequence[Outcome]) -> None:
-        judgement = self._judge(claim.entry, body, outcomes)
+        try:
+            judgement = self._judge(claim.entry, body, outcomes)
+        except Exception:  # a fault of ours, after the delivery: trying again and again would deliver again and again
+            log.exception("judgement_failed", id=claim.id)
+            owed = claim.entry.envelope.recipients
+            judgement = Judgement(Settlement(owed, last_error="internal error after an attempt", is_set_aside=True))
         while True:
             try:
                 await self._store.settle(claim, judgement.settlement)

@@ -96,7 +96,10 @@ class Tenure:
     async def _keep(self) -> None:
         while True:
             await asyncio.sleep(self._period_s)
-            await self._beat()
+            try:
+                await self._beat()
+            except Exception:  # a fault of ours costs one heartbeat: without any the mail would go to nobody
+                log.exception("store_heartbeat_failed")
 
     async def _beat(self) -> None:
         began, before = self._clock(), self.epoch

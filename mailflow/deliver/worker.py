@@ -108,7 +108,11 @@ class DeliveryWorker:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            pause_s = await self._claim_some()
+            try:
+                pause_s = await self._claim_some()
+            except Exception:  # a fault of ours ends one claim, not all delivery
+                log.exception("claim_failed")
+                pause_s = POLL_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
                     await self._wake.wait()

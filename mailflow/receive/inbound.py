@@ -132,7 +132,7 @@ class Inbound:
                     original_recipient=envelope.rcpt.original_recipient,
                 )
             )
-            session.context.facts["rcpt_to"] = address
+            _add_recipient(session.context.facts, address)
             if verification.deliver_to != recipient:
                 session.context.facts["deliver_to"] = str(verification.deliver_to)
             return None
@@ -300,6 +300,17 @@ def _answer(outcomes: list[Outcome], message_id: str) -> Reply:
 def _describe(outcomes: list[Outcome]) -> dict[str, object]:
     outcome = outcomes[0]
     return {"outcome": outcome.status.value, "backend": outcome.backend, "detail": outcome.detail}
+
+
+def _add_recipient(facts: dict[str, object], address: str) -> None:
+    """Note a recipient that was taken: the address itself, a list of them where there are several."""
+    match facts.get("rcpt_to"):
+        case list(several):
+            several.append(address)
+        case str(first):
+            facts["rcpt_to"] = [first, address]
+        case _:
+            facts["rcpt_to"] = address
 
 
 def _path_in(argument: str) -> str:

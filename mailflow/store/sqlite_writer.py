@@ -173,7 +173,7 @@ class SqliteWriter:
 
     def _work(self, connection: apsw.Connection, batch: list[_Job]) -> None:
         error = _attempt(connection, batch)
-        if error is not None and (len(batch) > 1 or (isinstance(error, apsw.FullError) and self._rescue())):
+        if error is not None and (len(batch) > 1 or isinstance(error, apsw.FullError)):
             error = None
             for job in batch:
                 error = self._retry(connection, job) or error
