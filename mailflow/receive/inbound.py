@@ -122,6 +122,8 @@ class Inbound:
         )
         self._metrics.rcpts[verification.status.value,].inc()
         if verification.status is RecipientStatus.GOOD and verification.deliver_to:
+            if any(known.address == recipient for known in envelope.recipients):
+                return None  # named twice, it gets one copy
             envelope.recipients.append(
                 Recipient(
                     recipient,
