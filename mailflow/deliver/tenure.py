@@ -7,6 +7,7 @@ epoch: after it everything that was claimed is lost, and another epoch begins.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from mailflow.store import ClaimLost, Epoch, MessageStore, StoreUnavailable, Unh
 LONGEST_PERIOD_S = 3.0  # so that a store that is gone is noticed while nobody sends mail
 BEATS_PER_LEASE = 6
 UNREADY_AFTER_S = 10.0
+FIRST_TRY_S = 3.0  # a service starts without its store too
 
 NOT_OPEN = Unhealthy("the store is not open yet")
 
@@ -52,11 +54,14 @@ class Tenure:
         self._holds_until = 0.0
         self._sick_since: float | None = clock()
         self._keeping: asyncio.Task[None] | None = None
+        self._has_tried = asyncio.Event()
 
     async def start(self) -> None:
-        """Try once to open and to enter, then keep the epoch in a task of its own."""
-        await self._beat()
+        """Open and enter, and keep the epoch, in a task of its own; wait a moment for its first try."""
         self._keeping = self._nursery.start(self._keep(), name="store heartbeat")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_TRY_S):
+                await self._has_tried.wait()
 
     async def stop(self) -> None:
         """Leave: what is still claimed is due at once, for anybody."""
@@ -95,11 +100,12 @@ class Tenure:
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(self._period_s)
             try:
                 await self._beat()
             except Exception:  # a fault of ours costs one heartbeat: without any the mail would go to nobody
                 log.exception("store_heartbeat_failed")
+            self._has_tried.set()
+            await asyncio.sleep(self._period_s)
 
     async def _beat(self) -> None:
         began, before = self._clock(), self.epoch
