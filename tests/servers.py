@@ -25,6 +25,7 @@ PACKAGES = {
     "postfix": "postfix",
     "postgres": "postgresql",
     "redis-server": "redis-server",
+    "strace": "strace",
     "swaks": "swaks",
     "unbound": "unbound",
 }

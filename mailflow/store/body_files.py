@@ -20,7 +20,7 @@ class BodyFiles:
     def write(self, id: str, body: Sequence[bytes]) -> None:
         """Write a body durably; on an error nothing of it is left."""
         temporary = self._folder / f"{id}{_TEMPORARY}"
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        make_folder(self._folder)
         try:
             with temporary.open("wb") as file:
                 file.writelines(body)
