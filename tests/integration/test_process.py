@@ -55,7 +55,7 @@ async def test_probes_answer_200_while_serving_and_unknown_paths_404(tmp_path: P
             status, body = await mailflow.get(probe)
             assert (status, json.loads(body)) == (200, {"status": "ok"})
         assert (await mailflow.get("/"))[0] == 404
-        assert (await mailflow.get("/api/queue"))[0] == 404
+        assert (await mailflow.get("/api/other"))[0] == 404
         assert len(mailflow.events) == 1  # probe traffic is not logged
 
 

@@ -45,14 +45,14 @@ def write(notification: Notification, original: tuple[bytes, ...] = ORIGINAL) ->
     return message
 
 
-def parts(message: EmailMessage) -> list[EmailMessage]:
+def parts(message: EmailMessage) -> list[Any]:
     found = list(message.iter_parts())
     assert len(found) == 3
     return found
 
 
 def fields_of(message: EmailMessage) -> list[dict[str, str]]:
-    groups: list[Any] = parts(message)[1].get_payload()
+    groups: Any = parts(message)[1].get_payload()
     return [{name: str(value) for name, value in group.items()} for group in groups]
 
 
@@ -149,7 +149,7 @@ def test_what_others_wrote_adds_no_field_and_no_part(
     content = write_notification(make(recipients=(recipient,), envelope_id=envelope_id), ORIGINAL)
     message = message_from_bytes(content, policy=default)
     assert isinstance(message, EmailMessage)
-    groups: list[Any] = parts(message)[1].get_payload()
+    groups: Any = parts(message)[1].get_payload()
     assert len(groups) == 2
     assert groups[1].get_all("Final-Recipient") == ["rfc822; bob@example.org"]
     names = {"Original-Envelope-Id", "Reporting-MTA", "Arrival-Date"}
