@@ -14,11 +14,11 @@ BODY = (b"x" * 78 + b"\r\n") * 7500  # 600 KB: one of these fits on the disk, tw
 
 
 @contextlib.contextmanager
-def mounted_disk(folder: Path) -> Iterator[Path]:
-    """A disk of 1 MB on `folder`, which is made. Only root may mount."""
+def mounted_disk(folder: Path, size: str = "1m") -> Iterator[Path]:
+    """A disk of this size on `folder`, which is made. Only root may mount."""
     require_root()
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "mailflow-test", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "mailflow-test", str(folder)]
     mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
     if mounted.returncode:
         leave_out(f"cannot mount a disk of its own: {mounted.stderr.strip()}")
