@@ -8,8 +8,8 @@ import pytest
 from tests.crash.campaign import Campaign
 from tests.postgres_server import PostgresServer
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
-KILLS = 8
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(400)]
+KILLS = 5
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
