@@ -292,6 +292,7 @@ class Worker:
             on_report=lambda result: metrics.reports_total.labels(result).inc(),
             delivers="delivery" in settings.roles or not is_shared,
             nursery=self._deliveries,
+            background=self._background,
             on_count=note if slot == 0 or not is_shared else None,
         )
 

@@ -17,7 +17,7 @@ from mailflow.deliver.bounce import Judgement
 from mailflow.deliver.storing import Deliverer
 from mailflow.deliver.tenure import Tenure
 from mailflow.deliver.watch import wait_delivery
-from mailflow.mail.handoff import DeliveryStatus, DotWithheld, FinalDot, Outcome
+from mailflow.mail.handoff import DeliveryStatus, FinalDot, Outcome
 from mailflow.observe.log import log_decision
 from mailflow.observe.nursery import Nursery
 from mailflow.store import Claim, ClaimLost, Corrupt, Entry, MessageStore, Settlement, StoreUnavailable
@@ -61,7 +61,7 @@ class Attempts:
                 claim, body = replace(claim, entry=entry), await self._read_body(claim)
             if body is not None:
                 await self._deliver(claim, body, on_delivered)
-        except (ClaimLost, DotWithheld):
+        except ClaimLost:
             log.warning("claim_lost", id=claim.id)
         except StoreUnavailable as exc:  # nothing was dialed
             log.warning("attempt_not_begun", id=claim.id, reason=str(exc))
@@ -97,12 +97,10 @@ class Attempts:
         self._nursery.start(self.follow(claim, body, delivery), name="answers in doubt")
 
     async def _outcomes_of(self, claim: Claim, delivery: "asyncio.Task[list[Outcome]]") -> Sequence[Outcome]:
-        """Give the outcomes, those of a delivery that gave up or crashed as well. Raises DotWithheld."""
+        """Give the outcomes, those of a delivery that gave up or crashed as well."""
         await asyncio.wait({delivery})
         if delivery.cancelled():
             outcome = Outcome(DeliveryStatus.DEFERRED, NOT_ANSWERING, "", "gave up in time")
-        elif isinstance(delivery.exception(), DotWithheld):
-            raise DotWithheld
         elif delivery.exception() is not None:  # the nursery has logged it with its traceback
             outcome = Outcome(DeliveryStatus.DEFERRED, OWN_FAULT, "", "a fault of our own")
         else:

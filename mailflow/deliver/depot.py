@@ -29,7 +29,8 @@ class Depot:
     """The store of one worker and who works on it.
 
     `find_router()` and `find_room(destination)` go by the configuration that holds now. `on_count` hears what is
-    stored, now and then; None where another worker counts the same store.
+    stored, now and then; None where another worker counts the same store. `nursery` has the deliveries, which a drain
+    waits for, `background` what it does not wait for.
     """
 
     def __init__(
@@ -45,15 +46,16 @@ class Depot:
         on_report: Callable[[str], object],
         delivers: bool,
         nursery: Nursery,
+        background: Nursery,
         on_count: Callable[[Statistics], None] | None = None,
     ) -> None:
         self._store = store
         self._find_first_retry_s = find_first_retry_s
         self._delivers = delivers
         self._nursery = nursery
-        self._background = Nursery()
+        self._background = background
         self._on_count = on_count
-        self.tenure = Tenure(store, name, lease_s=lease_s, nursery=self._background, on_change=self._wake)
+        self.tenure = Tenure(store, name, lease_s=lease_s, nursery=background, on_change=self._wake)
         attempts = Attempts(
             store, self.tenure, find_router=find_router, judge=judge, on_report=on_report, nursery=nursery
         )
@@ -73,7 +75,6 @@ class Depot:
 
     async def stop(self) -> None:
         """Leave the store: what is claimed still is due at once, for anybody."""
-        await self._background.cancel_all()
         await self.tenure.stop()
 
     def find_refusal(self) -> Reply | None:
