@@ -21,6 +21,8 @@ class Ledger:
     refused: int = 0
     delivered: dict[Pair, list[float]] = field(default_factory=lambda: defaultdict(list))
     returned: dict[Pair, list[float]] = field(default_factory=lambda: defaultdict(list))
+    withheld: set[Pair] = field(default_factory=set)  # by the log: no bounce, since nothing stood for the sender
+    set_aside: int = 0  # freed by the operator at the end
     kills: list[float] = field(default_factory=list)
     _came: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -30,14 +32,20 @@ class Ledger:
         (self.delivered if what == "delivered" else self.returned)[token, recipient].append(float(at))
         self._came.set()
 
+    def note_withheld(self, recipient: str) -> None:
+        """Take a recipient of whose failure nobody is told; it has the message's token in it."""
+        token = recipient.partition(".")[0].removeprefix("gone")
+        self.withheld.add((token, recipient))
+
     async def wait_line(self) -> None:
         """Wait for the next line of the sink."""
         self._came.clear()
         await self._came.wait()
 
     def missing(self) -> list[Pair]:
-        """Give what was promised and neither delivered nor returned."""
-        return [pair for pair in self._owed() if pair not in self.delivered and pair not in self.returned]
+        """Give what was promised and neither delivered nor returned, nor by the log not to be returned."""
+        seen = self.delivered.keys() | self.returned.keys() | self.withheld
+        return [pair for pair in self._owed() if pair not in seen]
 
     def doubles(self) -> dict[Pair, list[float]]:
         """Give what arrived more than once, with the times of all its copies."""
@@ -61,7 +69,8 @@ class Ledger:
         """Give the figures in a line."""
         return (
             f"{len(self.promised)} messages promised, {self.refused} not, {len(self.kills)} kills: "
-            f"{len(self.delivered)} copies delivered, {len(self.returned)} returned, "
+            f"{len(self.delivered)} copies delivered, {len(self.returned)} returned, {len(self.withheld)} not to be "
+            f"returned, {self.set_aside} set aside and freed at the end, "
             f"{len(self.missing())} lost, {len(self.doubles())} doubled ({len(self.unexcused())} without a reason), "
             f"{self.damaged} damaged"
         )
