@@ -15,7 +15,7 @@ from enum import Enum
 from mailflow.mail.address import Address
 
 MAX_LINE_OCTETS = 998  # RFC 5322 s2.1.1
-MAX_TEXT_CHARACTERS = 400  # of what others say
+MAX_TEXT_OCTETS = 400  # of what others say: two of it fit in a line with a name in front
 MAX_HEADER_BYTES = 65_536
 MAX_FULL_BYTES = 1 << 20  # a larger message is not sent back whole, whatever RET says (RFC 3461 s4.3 allows that)
 
@@ -83,17 +83,18 @@ _CLOSINGS = {
 
 def write_notification(notification: Notification, original: Sequence[bytes]) -> bytes:
     """Give the whole message, CRLF lines of at most 998 octets; `original` is the message it is about, in pieces."""
-    is_global = not all(
-        address.is_ascii for address in (notification.to, *(r.address for r in notification.recipients))
-    )
+    addresses = (notification.to, *(recipient.address for recipient in notification.recipients))
+    originals = (recipient.original for recipient in notification.recipients)
+    is_global = not (all(address.is_ascii for address in addresses) and all(map(str.isascii, originals)))
     boundary = f"=_{notification.id}"
     parts = [_write_words(notification), _write_fields(notification, is_global=is_global)]
     parts.append(_write_original(notification, original, is_global=is_global))
     content = b"".join(b"--%b\r\n%b\r\n" % (boundary.encode(), part) for part in parts)
-    return _write_header(notification, original, boundary) + content + b"--%b--\r\n" % boundary.encode()
+    header = _write_header(notification, original, boundary, is_8bit=not content.isascii())
+    return header + content + b"--%b--\r\n" % boundary.encode()
 
 
-def _write_header(notification: Notification, original: Sequence[bytes], boundary: str) -> bytes:
+def _write_header(notification: Notification, original: Sequence[bytes], boundary: str, *, is_8bit: bool) -> bytes:
     found = _MESSAGE_ID.search(_header_of(original).replace(b"\r\n", b"\n"))
     fields = [
         f"From: Mail Delivery System <MAILER-DAEMON@{notification.hostname}>",
@@ -104,6 +105,7 @@ def _write_header(notification: Notification, original: Sequence[bytes], boundar
         *([f"In-Reply-To: {found[1].decode()}", f"References: {found[1].decode()}"] if found else []),
         "Auto-Submitted: auto-replied",  # RFC 3834 s5: no other robot answers it
         "MIME-Version: 1.0",
+        *(["Content-Transfer-Encoding: 8bit"] if is_8bit else []),  # RFC 2045 s6.4: as some part has it
         f'Content-Type: multipart/report; report-type=delivery-status;\r\n boundary="{boundary}"',
     ]
     return "".join(f"{field}\r\n" for field in fields).encode() + b"\r\n"
@@ -196,4 +198,4 @@ def _text_part(kind: str, content: bytes, *, is_text: bool = True) -> bytes:
 def _one_line(text: str) -> str:
     """What others wrote, as one printable line of a bounded length."""
     printable = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(printable.split())[:MAX_TEXT_CHARACTERS]
+    return " ".join(printable.split()).encode()[:MAX_TEXT_OCTETS].decode("utf-8", "ignore")

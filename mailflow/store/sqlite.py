@@ -18,8 +18,10 @@ import asyncio
 import errno
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,7 +35,7 @@ from mailflow.store.sqlite_claims import SET_ASIDE, Claimant, Claimed, ClaimRequ
 from mailflow.store.sqlite_operator import change_entries, count_entries, find_entry, list_entries, read_body_row
 from mailflow.store.sqlite_rows import MAX_INLINE_BYTES, NewMessage, check_body, new_message
 from mailflow.store.sqlite_schema import connect, migrate, require_library
-from mailflow.store.sqlite_statements import Settling, Stamped, Statements, Step, remove_entries
+from mailflow.store.sqlite_statements import Settling, Stamped, Statements, Step, undo_accept
 from mailflow.store.sqlite_writer import SqliteWriter
 from mailflow.store.store import (
     MAX_CRASHES,
@@ -120,7 +122,7 @@ class SqliteStore:
         self._room = DiskRoom(path.parent, _beside(path, ".reserve"), min_free_bytes=min_free_bytes)
         self._writer = SqliteWriter(self._open_writer, on_done=self._note, rescue=self._room.use_reserve)
         self._readers: dict[str, apsw.Connection] = {}
-        self._reading = {name: asyncio.Lock() for name in ("bodies", "operator")}
+        self._reading = {name: threading.Lock() for name in ("bodies", "operator")}
         self._lock_file: int | None = None
         self._fault: Unhealthy | None = None
         self._callbacks: list[Callable[[], None]] = []
@@ -141,10 +143,7 @@ class SqliteStore:
     async def close(self) -> None:
         """MessageStore.close."""
         await self._writer.close()
-        for name, lock in self._reading.items():
-            async with lock:
-                if reader := self._readers.pop(name, None):
-                    reader.close()
+        await asyncio.to_thread(self._close_readers)
         self._release_lock()
 
     async def accept(
@@ -170,12 +169,10 @@ class SqliteStore:
             last_error=last_error,
         )
         await self._write_body(message, body, deadline=deadline)
+        stamped = Stamped(message, self._now(), self._lease_s)
         try:
             arrived_at: float = await self._write(
-                self._statements.accept,
-                Stamped(message, self._now(), self._lease_s),
-                deadline=deadline,
-                undo=lambda connection: remove_entries(connection, [message.id]),
+                self._statements.accept, stamped, deadline=deadline, undo=partial(undo_accept, stamped)
             )
         except StoreUnavailable:
             await self._remove_bodies([message])
@@ -204,8 +201,7 @@ class SqliteStore:
     async def heartbeat(self, epoch: Epoch) -> None:
         """MessageStore.heartbeat. Asks a disk that failed whether it works again."""
         self._room.keep_reserve()
-        if self._fault is not None:
-            await self._write_one(_probe)
+        await self._write_one(_tidy if self._fault is None else _probe)
         if not self._is_alive(epoch.number):
             self._beats.pop(epoch.number, None)
             raise ClaimLost(f"epoch {epoch.number} is over")
@@ -370,15 +366,22 @@ class SqliteStore:
         """Do something on a reading connection, in a thread. Raises StoreUnavailable."""
 
         def work() -> T:
-            if name not in self._readers:
-                self._readers[name] = connect(self.path, is_writer=False)
-            return do(self._readers[name])
+            # In the thread: a caller that is cancelled leaves the connection in use.
+            with self._reading[name]:
+                if name not in self._readers:
+                    self._readers[name] = connect(self.path, is_writer=False)
+                return do(self._readers[name])
 
-        async with self._reading[name]:
-            try:
-                return await asyncio.to_thread(work)
-            except (OSError, apsw.Error) as exc:
-                raise _unavailable(exc) from exc
+        try:
+            return await asyncio.to_thread(work)
+        except (OSError, apsw.Error) as exc:
+            raise _unavailable(exc) from exc
+
+    def _close_readers(self) -> None:
+        for name, lock in self._reading.items():
+            with lock:
+                if reader := self._readers.pop(name, None):
+                    reader.close()
 
     async def _set_aside(self, corrupt: Corrupt) -> None:
         arguments = (corrupt.id, corrupt.reason)
@@ -463,6 +466,12 @@ def _each(connection: apsw.Connection, requests: Sequence[Callable[[apsw.Connect
 
 def _probe(connection: apsw.Connection) -> None:
     connection.execute("UPDATE counter SET value = value + 1 WHERE name = 'probe'")
+
+
+def _tidy(connection: apsw.Connection) -> None:
+    """Give pages of removed mail back to the disk, some at a time."""
+    if int(connection.pragma("freelist_count")) > VACUUM_PAGES:
+        connection.execute(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
 
 
 def _beside(path: Path, suffix: str) -> Path:

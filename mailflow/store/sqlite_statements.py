@@ -132,6 +132,15 @@ class Statements:
         return True
 
 
+def undo_accept(request: Stamped, connection: apsw.Connection) -> None:
+    """Take a message back, unless it was there before under this id."""
+    found = connection.execute(
+        "SELECT id FROM entry WHERE id = ? AND arrived_at = ?", (request.message.id, request.now)
+    ).get
+    if found is not None:
+        remove_entries(connection, [found])
+
+
 def remove_entries(connection: apsw.Connection, ids: Sequence[str]) -> None:
     """Remove entries and the bodies that are rows."""
     text = json.dumps(ids)

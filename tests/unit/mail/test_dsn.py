@@ -134,6 +134,22 @@ def test_addresses_in_utf_8_make_it_a_global_report() -> None:
     assert "Final-Recipient: utf-8; jörg@example.org".encode() in content
 
 
+def test_a_part_of_8_bits_is_announced() -> None:
+    recipient = ReportedRecipient(parse_mailbox("bob@example.org"), "5.1.1", original="utf-8;jörg@old.example")
+    content = write_notification(make(recipients=(recipient,)), ORIGINAL)
+    assert message_from_bytes(content)["Content-Transfer-Encoding"] == "8bit"
+    assert "Original-Recipient: utf-8;jörg@old.example".encode() in content
+    assert message_from_bytes(write_notification(make(), ORIGINAL))["Content-Transfer-Encoding"] is None
+
+
+def test_lines_are_bounded_whatever_others_wrote() -> None:
+    long = "\N{SNOWMAN}" * 2000
+    recipient = ReportedRecipient(
+        parse_mailbox("bob@example.org"), "5.1.1", diagnostic=long, remote=long, original=f"{long};{long}"
+    )
+    write(make(recipients=(recipient,), envelope_id=long))
+
+
 HOSTILE = st.text(max_size=80) | st.sampled_from(
     ["x\r\nFinal-Recipient: rfc822; evil@x.example", "--=_0123456789abcdef--", "a\n\nb", "\0", "x" * 2000, "\ud800"]
 )
@@ -149,11 +165,13 @@ def test_what_others_wrote_adds_no_field_and_no_part(
     content = write_notification(make(recipients=(recipient,), envelope_id=envelope_id), ORIGINAL)
     message = message_from_bytes(content, policy=default)
     assert isinstance(message, EmailMessage)
-    groups: Any = parts(message)[1].get_payload()
-    assert len(groups) == 2
-    assert groups[1].get_all("Final-Recipient") == ["rfc822; bob@example.org"]
-    names = {"Original-Envelope-Id", "Reporting-MTA", "Arrival-Date"}
-    assert set(groups[0].keys()) <= names
+    fields = parts(message)[1]
+    assert content.count(b"\r\nFinal-Recipient:") == 1
+    assert content.count(b"\r\n--=_0123456789abcdef") == 4  # three parts begin, the last ends
+    if fields.get_content_type() == "message/delivery-status":
+        about, recipient_fields = fields.get_payload()
+        assert recipient_fields.get_all("Final-Recipient") == ["rfc822; bob@example.org"]
+        assert set(about.keys()) <= {"Original-Envelope-Id", "Reporting-MTA", "Arrival-Date"}
 
 
 @given(st.binary(max_size=300))
