@@ -65,8 +65,16 @@ class Attempts:
             log.warning("claim_lost", id=claim.id)
         except StoreUnavailable as exc:  # nothing was dialed
             log.warning("attempt_not_begun", id=claim.id, reason=str(exc))
-            with contextlib.suppress(StoreUnavailable):  # then the lease ends by itself
-                await self._store.hand_back(claim)
+            await self._hand_back(claim)
+
+    async def _hand_back(self, claim: Claim) -> None:
+        """Give a claim up, however long the store takes to hear of it: our epoch lives on, and would keep it."""
+        while True:
+            await asyncio.sleep(SETTLE_PAUSE_S)
+            try:
+                return await self._store.hand_back(claim)
+            except StoreUnavailable as exc:
+                log.warning("claim_not_handed_back", id=claim.id, reason=str(exc))
 
     async def follow(self, claim: Claim, body: Sequence[bytes], delivery: "asyncio.Task[list[Outcome]]") -> None:
         """Wait for the answers of a delivery in doubt, and settle by them."""

@@ -174,5 +174,8 @@ def _describe(recipient: Recipient, outcome: Outcome, status: str) -> ReportedRe
     """Give what is told of a recipient, in our own words: what a mailbox server of ours said stays with us."""
     diagnostic = "" if outcome.status is DeliveryStatus.DELIVERED else str(outcome.reply)
     return ReportedRecipient(
-        recipient.address, status or "5.0.0", diagnostic=diagnostic, original=recipient.original_recipient
+        recipient.address,
+        status or f"{outcome.reply.code // 100}.0.0",
+        diagnostic=diagnostic,
+        original=recipient.original_recipient,
     )

@@ -21,8 +21,9 @@ from mailflow.observe.nursery import Nursery
 from mailflow.store import Claim, ClaimLost, MessageStore, StoreUnavailable
 from mailflow.store.record import shared_destination
 
-MAX_CLAIMS = 200
-CLAIM_LIMIT = 32  # at a time: the most that can come to wait in one lane
+MAX_CLAIMS = 1000
+CLAIM_LIMIT = 32  # at a time: the most that can come to wait in one lane, of what is claimed
+MAX_READY = 100  # that wait in one lane with their bodies, just accepted
 MAX_BODY_BYTES = 64 << 20  # of all attempts together; a larger message goes alone
 POLL_S = 5.0  # the longest pause: a hint that another process stored something may be lost
 PAUSE_S = 1.0  # after the store did not answer
@@ -60,7 +61,8 @@ class DeliveryWorker:
         self._find_room = find_room
         self._nursery = nursery
         self._lanes: dict[str, _Lane] = {}
-        self._claims: dict[str, Claim] = {}  # active and waiting
+        # Active and waiting. Not by message: one that was lost may be claimed again while its old attempt still runs.
+        self._claims: dict[int, Claim] = {}
         self._body_bytes = 0
         self._has_more = True  # as far as the last claim could see: what ends makes room for it
         self._wake = asyncio.Event()
@@ -91,12 +93,12 @@ class DeliveryWorker:
     def has_room(self, destination: str, size_bytes: int) -> bool:
         """Tell whether a message that was just accepted is attempted at once, or soon, with its body at hand."""
         lane = self._lanes.get(destination)
-        has_place = lane is None or len(lane.waiting) < MAX_CLAIMS // 2
+        has_place = lane is None or len(lane.waiting) < MAX_READY
         return self._running is not None and has_place and len(self._claims) < MAX_CLAIMS and self._fits(size_bytes)
 
     def take(self, claim: Claim, body: Sequence[bytes]) -> None:
         """Attempt what was accepted with a claim; its body is at hand."""
-        self._claims[claim.id] = claim
+        self._claims[id(claim)] = claim
         self._body_bytes += claim.entry.size_bytes
         self._lane(claim).waiting.append((claim, body))
         self._begin_waiting()
@@ -135,7 +137,7 @@ class DeliveryWorker:
         for corrupt in batch.corrupt:
             log.error("message_set_aside", id=corrupt.id, reason=corrupt.reason)
         for claim in batch.claims:
-            self._claims[claim.id] = claim
+            self._claims[id(claim)] = claim
             self._lane(claim).waiting.append((claim, None))
         self._begin_waiting()
         self._has_more = bool(full) or len(batch.claims) == limit or batch.next_due_s == 0
@@ -144,7 +146,9 @@ class DeliveryWorker:
         return POLL_S if batch.next_due_s is None else min(POLL_S, max(batch.next_due_s, 0.01))
 
     def _begin_waiting(self) -> None:
-        """Begin what the lanes have room for, a lane at a time."""
+        """Begin what the lanes have room for, a lane at a time; nothing once it is stopped."""
+        if self._running is None:
+            return
         for name, lane in self._lanes.items():
             room = self._find_room(name)
             while lane.waiting and lane.active < room:
@@ -173,7 +177,7 @@ class DeliveryWorker:
     def _end(self, claim: Claim, leaves: "_Once", _attempt: asyncio.Task[None]) -> None:
         """Forget a claim that is settled, or lost."""
         leaves()
-        del self._claims[claim.id]
+        del self._claims[id(claim)]
         self._body_bytes -= claim.entry.size_bytes
         self._begin_waiting()
         if self._has_more:

@@ -15,7 +15,7 @@ from enum import Enum
 from mailflow.mail.address import Address
 
 MAX_LINE_OCTETS = 998  # RFC 5322 s2.1.1
-MAX_TEXT_OCTETS = 400  # of what others say: two of it fit in a line with a name in front
+MAX_TEXT_OCTETS = 900  # of what others say, in a line with the name of a field in front; ORCPT may have 500
 MAX_HEADER_BYTES = 65_536
 MAX_FULL_BYTES = 1 << 20  # a larger message is not sent back whole, whatever RET says (RFC 3461 s4.3 allows that)
 
@@ -127,7 +127,7 @@ def _write_fields(notification: Notification, *, is_global: bool) -> bytes:
     """The part for programs (RFC 3464 s2): a group of fields about the message, one about each recipient."""
     about = [f"Reporting-MTA: dns; {notification.hostname}"]
     if notification.envelope_id:
-        about.insert(0, f"Original-Envelope-Id: {_one_line(notification.envelope_id)}")
+        about.insert(0, f"Original-Envelope-Id: {_printable(notification.envelope_id)}")
     about.append(f"Arrival-Date: {formatdate(notification.arrived_at)}")
     groups = [about, *(_recipient_fields(notification, recipient) for recipient in notification.recipients)]
     text = "\r\n".join("".join(f"{field}\r\n" for field in group) for group in groups)
@@ -141,8 +141,7 @@ def _write_fields(notification: Notification, *, is_global: bool) -> bytes:
 def _recipient_fields(notification: Notification, recipient: ReportedRecipient) -> list[str]:
     fields = []
     if recipient.original:
-        kind, _, address = recipient.original.partition(";")
-        fields.append(f"Original-Recipient: {_one_line(kind)};{_one_line(address)}")
+        fields.append(f"Original-Recipient: {_printable(recipient.original)}")
     kind = "rfc822" if recipient.address.is_ascii else "utf-8"
     fields += [
         f"Final-Recipient: {kind}; {recipient.address}",
@@ -181,21 +180,28 @@ def _header_of(original: Sequence[bytes]) -> bytes:
             break
     head = head.partition(b"\r\n\r\n")[0] + b"\r\n"
     if len(head) > MAX_HEADER_BYTES:
-        head = head[: head.rfind(b"\r\n", 0, MAX_HEADER_BYTES) + 2]
+        end = head.rfind(b"\r\n", 0, MAX_HEADER_BYTES)
+        head = head[: end if end > 0 else MAX_HEADER_BYTES] + b"\r\n"
     return head
 
 
 def _text_part(kind: str, content: bytes, *, is_text: bool = True) -> bytes:
     """A part whose lines are fit to travel: as it is, or quoted-printable."""
-    if content.isascii() and all(len(line) <= MAX_LINE_OCTETS for line in content.split(b"\r\n")):
+    fits = all(len(line) <= MAX_LINE_OCTETS for line in content.split(b"\r\n"))
+    if fits and content.isascii():
         return f"Content-Type: {kind}\r\n\r\n".encode() + content
-    if not is_text:
+    if fits and not is_text:
         return f"Content-Type: {kind}\r\nContent-Transfer-Encoding: 8bit\r\n\r\n".encode() + content
     quoted = quopri.encodestring(content.replace(b"\r\n", b"\n")).replace(b"\n", b"\r\n")
     return f"Content-Type: {kind}\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n".encode() + quoted
 
 
 def _one_line(text: str) -> str:
-    """What others wrote, as one printable line of a bounded length."""
+    """What others said, as one printable line of a bounded length."""
+    return " ".join(_printable(text).split())
+
+
+def _printable(text: str) -> str:
+    """What others wrote, unaltered where it can stand in a line and is not too long for one."""
     printable = "".join(char if char.isprintable() else " " for char in text)
-    return " ".join(printable.split()).encode()[:MAX_TEXT_OCTETS].decode("utf-8", "ignore")
+    return printable.encode()[:MAX_TEXT_OCTETS].decode("utf-8", "ignore")

@@ -283,3 +283,53 @@ async def test_what_was_just_accepted_is_delivered_from_memory(site: Site) -> No
     site.store.entries["m1"].body = b"damaged on the disk since"
     site.worker.take(replace(claim), BODY)
     assert await site.wait_settled(1) == ["m1"]
+
+
+async def test_a_message_that_is_claimed_again_while_its_lost_attempt_runs_disturbs_nothing(site: Site) -> None:
+    site.mailboxes.waits_before = True
+    await site.put("m1")
+    site.worker.start()
+    await site.wait_until(lambda: site.mailboxes.at_once == 1)
+    await site.store.change(["m1"], Change.HOLD)
+    await site.store.change(["m1"], Change.RELEASE)
+    await site.wait_until(lambda: site.mailboxes.at_once == 2)
+    site.mailboxes.release.set()
+    await site.wait_settled(1)
+    await site.wait_until(lambda: not site.worker._claims)
+    assert site.worker._body_bytes == 0
+
+
+async def test_a_claim_that_could_not_begin_is_handed_back_once_the_store_hears_of_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailflow.deliver.attempt.SETTLE_PAUSE_S", 0.02)
+    monkeypatch.setattr("mailflow.deliver.worker.PAUSE_S", 0.02)
+    begin = site.store.begin
+
+    async def fail(claim: Claim) -> None:
+        site.store.begin = begin  # type: ignore[method-assign]
+        site.store.break_down(Unhealthy("gone"))
+        raise StoreUnavailable("gone")
+
+    site.store.begin = fail  # type: ignore[method-assign]
+    await site.put("m1")
+    site.worker.start()
+    await asyncio.sleep(0.1)
+    site.store.recover()
+    assert await site.wait_settled(1) == ["m1"]
+
+
+async def test_what_comes_after_the_stop_is_left_to_others(site: Site) -> None:
+    site.worker.start()
+    assert site.tenure.epoch
+    deadline = asyncio.get_running_loop().time() + 10
+    claim = await site.store.accept(make_envelope("m1"), BODY, deadline=deadline, owner=site.tenure.epoch)
+    assert claim is not None
+    await site.worker.stop()
+    site.worker.take(claim, BODY)
+    await asyncio.sleep(0.02)
+    assert site.mailboxes.delivered == []
+    await site.tenure.stop()
+    entry = await site.store.find("m1")
+    assert isinstance(entry, Entry)
+    assert entry.state is State.DEFERRED

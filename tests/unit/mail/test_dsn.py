@@ -150,6 +150,24 @@ def test_lines_are_bounded_whatever_others_wrote() -> None:
     write(make(recipients=(recipient,), envelope_id=long))
 
 
+def test_a_header_that_is_one_huge_line_is_cut() -> None:
+    text = parts(write(make(), (b"X: " + b"y" * 100_000 + b"\r\n\r\n",)))[2].get_content()
+    assert 60_000 < len(text) < 70_000
+
+
+def test_what_the_sender_named_comes_back_unaltered() -> None:
+    original = "rfc822;" + '"a  b"' + "o" * 480
+    recipient = ReportedRecipient(parse_mailbox("bob@example.org"), "5.1.1", original=original)
+    about, fields = fields_of(write(make(recipients=(recipient,), envelope_id="a  b+=;")))
+    assert about["Original-Envelope-Id"] == "a  b+=;"
+    assert fields["Original-Recipient"] == original
+
+
+def test_global_headers_with_a_long_line_are_encoded() -> None:
+    recipient = ReportedRecipient(parse_mailbox("jörg@example.org"), "5.1.1")
+    write(make(recipients=(recipient,)), (b"Subject: " + "ü".encode() + b"x" * 3000 + b"\r\n\r\n",))
+
+
 HOSTILE = st.text(max_size=80) | st.sampled_from(
     ["x\r\nFinal-Recipient: rfc822; evil@x.example", "--=_0123456789abcdef--", "a\n\nb", "\0", "x" * 2000, "\ud800"]
 )
